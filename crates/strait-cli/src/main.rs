@@ -1,0 +1,3 @@
+//! The `strait` command.
+
+fn main() {}

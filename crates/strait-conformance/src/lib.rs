@@ -1,0 +1,1 @@
+//! What a strait lane is, as runnable cases, and the history checker.

@@ -1,0 +1,1 @@
+//! The embedded engine of strait: one commit log on one machine, fsynced before every acknowledgement.

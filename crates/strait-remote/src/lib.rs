@@ -1,0 +1,1 @@
+//! The strait:// protocol: a client engine and a listener over any engine.

@@ -1,0 +1,1 @@
+//! Async messaging for Rust services: five lanes, one atomic commit, embedded by default.
