@@ -1,3 +1,153 @@
-//! `cargo xtask`: the project's own tasks.
+//! `cargo xtask`: the project's own tasks. `cargo xtask help` lists them.
 
-fn main() {}
+#![forbid(unsafe_code)]
+#![allow(
+    clippy::print_stdout,
+    reason = "a task runner's product is what it prints"
+)]
+
+mod bench;
+mod cargo;
+mod generated;
+mod markdown;
+mod rust_text;
+mod soak;
+mod test;
+mod tidy;
+mod tree;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask COMMAND
+
+  test [--only STAGE].. [--skip STAGE].. [--list]
+                       everything that CI runs, once, with the time of each stage
+  tidy                 the rules on the source itself: arrows, links, dead files, words, lengths
+  sim --seeds N [--from S]
+                       the crash simulation of the embedded engine over N seeds
+  soak [--seeds N] [--rounds N]
+                       the full counts; the result goes into docs/reliability.md
+  bench [--seconds N]  the figures of docs/benchmarks.md, from a release build
+  help                 this text
+";
+
+/// What `cargo xtask` can do; `readme` checks the documents against it.
+const COMMANDS: [&str; 6] = ["test", "tidy", "sim", "soak", "bench", "help"];
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let Some((command, rest)) = args.split_first() else {
+        eprint!("{USAGE}");
+        return ExitCode::from(2);
+    };
+    let done = match command.as_str() {
+        "test" => test::command(rest),
+        "tidy" => tidy::command(rest),
+        "sim" => soak::sim_command(rest),
+        "soak" => soak::soak_command(rest),
+        "bench" => bench::command(rest),
+        "help" | "--help" | "-h" => {
+            print!("{USAGE}");
+            Ok(())
+        }
+        other => Err(Failure::Usage(format!("unknown command `{other}`"))),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(Failure::Usage(what)) => {
+            eprint!("error: {what}\n\n{USAGE}");
+            ExitCode::from(2)
+        }
+        Err(Failure::Failed(what)) => {
+            eprintln!("error: {what}");
+            ExitCode::FAILURE
+        }
+        Err(Failure::Reported) => ExitCode::FAILURE,
+    }
+}
+
+/// Why a command did not succeed.
+enum Failure {
+    /// The command line was wrong; exit code 2.
+    Usage(String),
+    /// Something failed and has not been said yet; exit code 1.
+    Failed(String),
+    /// Something failed and was printed already; exit code 1.
+    Reported,
+}
+
+impl From<String> for Failure {
+    fn from(what: String) -> Self {
+        Self::Failed(what)
+    }
+}
+
+/// Reads `--name VALUE` and `--name=VALUE` options; every other word is a usage error.
+fn options(args: &[String], known: &[&str]) -> Result<Vec<(String, String)>, Failure> {
+    let mut found = Vec::new();
+    let mut words = args.iter();
+    while let Some(word) = words.next() {
+        let (name, inline) = match word.split_once('=') {
+            Some((name, value)) => (name, Some(value.to_owned())),
+            None => (word.as_str(), None),
+        };
+        if !known.contains(&name) {
+            return Err(Failure::Usage(format!("unknown option `{word}`")));
+        }
+        let value = inline
+            .or_else(|| words.next().cloned())
+            .ok_or_else(|| Failure::Usage(format!("`{name}` needs a value")))?;
+        found.push((name.to_owned(), value));
+    }
+    Ok(found)
+}
+
+/// The last value given for a whole-number option, or the default.
+fn number(options: &[(String, String)], name: &str, default: u64) -> Result<u64, Failure> {
+    match options.iter().rev().find(|(given, _)| given == name) {
+        None => Ok(default),
+        Some((_, value)) => value
+            .replace('_', "")
+            .parse()
+            .map_err(|_| Failure::Usage(format!("`{name} {value}`: not a whole number"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn options_are_read_in_both_forms_and_unknown_ones_are_refused() {
+        let known = ["--seeds", "--from"];
+        let read = options(&words("--seeds 1_000 --from=7"), &known);
+        let Ok(read) = read else {
+            panic!("both forms are legal")
+        };
+        assert!(matches!(number(&read, "--seeds", 1), Ok(1000)));
+        assert!(matches!(number(&read, "--from", 0), Ok(7)));
+        assert!(matches!(number(&read, "--absent", 3), Ok(3)));
+        assert!(matches!(
+            options(&words("--seed 3"), &known),
+            Err(Failure::Usage(_))
+        ));
+        assert!(matches!(
+            options(&words("--seeds"), &known),
+            Err(Failure::Usage(_))
+        ));
+        let odd = options(&words("--seeds many"), &known).unwrap_or_default();
+        assert!(matches!(number(&odd, "--seeds", 1), Err(Failure::Usage(_))));
+    }
+
+    #[test]
+    fn every_command_is_in_the_usage_text() {
+        for command in COMMANDS {
+            assert!(USAGE.contains(&format!("\n  {command}")), "{command}");
+        }
+    }
+}

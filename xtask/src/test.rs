@@ -1,0 +1,364 @@
+//! `cargo xtask test`: what CI runs. Stages in order, each timed; the first that fails ends the run.
+
+mod counts;
+mod deny;
+mod program;
+mod readme;
+mod scratch;
+
+use crate::cargo::{self, Workspace, cargo};
+use crate::{Failure, tidy};
+pub(crate) use counts::Counts;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+/// One stage of the run.
+struct Stage {
+    name: &'static str,
+    run: fn(&mut Context) -> Outcome,
+}
+
+/// The stages share one profile, one set of features and one target directory, so that each crate is built once
+/// for checks, once for tests and once for the release program of the last stage.
+const STAGES: [Stage; 11] = [
+    Stage {
+        name: "tidy",
+        run: tidy_stage,
+    },
+    Stage {
+        name: "fmt",
+        run: fmt,
+    },
+    Stage {
+        name: "clippy",
+        run: clippy,
+    },
+    Stage {
+        name: "tests",
+        run: tests,
+    },
+    Stage {
+        name: "doctests",
+        run: doctests,
+    },
+    Stage {
+        name: "docs",
+        run: docs,
+    },
+    Stage {
+        name: "features",
+        run: features,
+    },
+    Stage {
+        name: "deny",
+        run: deny::run,
+    },
+    Stage {
+        name: "examples",
+        run: examples,
+    },
+    Stage {
+        name: "scratch",
+        run: scratch::run,
+    },
+    Stage {
+        name: "readme",
+        run: readme::run,
+    },
+];
+
+/// How a stage ended.
+enum Outcome {
+    Passed,
+    Failed(String),
+    /// It could not run; why, and what would let it.
+    Skipped(String),
+    /// An earlier stage failed.
+    NotRun,
+}
+
+impl From<Result<(), String>> for Outcome {
+    fn from(result: Result<(), String>) -> Self {
+        match result {
+            Ok(()) => Self::Passed,
+            Err(why) => Self::Failed(why),
+        }
+    }
+}
+
+/// What the stages share.
+struct Context {
+    root: PathBuf,
+    workspace: Workspace,
+    ci: bool,
+    counts: Counts,
+}
+
+impl Context {
+    /// A cargo command; in CI it refuses to change `Cargo.lock`.
+    fn cargo(&self, args: &[&str]) -> Command {
+        let mut command = cargo(&self.root);
+        command.args(&args[..1]);
+        if self.ci {
+            command.arg("--locked");
+        }
+        command.args(&args[1..]);
+        command
+    }
+
+    /// What is needed and absent: an error in CI, else the stage is skipped.
+    fn absent(&self, what: &str, install: &str) -> Outcome {
+        let why = format!("{what} is not installed ({install})");
+        if self.ci {
+            Outcome::Failed(why)
+        } else {
+            Outcome::Skipped(why)
+        }
+    }
+}
+
+/// Runs the stages that were asked for.
+pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
+    if args == ["--list"] {
+        for stage in &STAGES {
+            println!("{}", stage.name);
+        }
+        return Ok(());
+    }
+    let chosen = choose(args)?;
+    let root = cargo::root()?;
+    let mut context = Context {
+        workspace: cargo::workspace(&root)?,
+        root,
+        ci: cargo::is_ci(),
+        counts: Counts::default(),
+    };
+    let results = run(&chosen, &mut context);
+    print!("\n{}", table(&results));
+    println!("{}", context.counts);
+    let failed = results
+        .iter()
+        .any(|(_, _, outcome)| matches!(outcome, Outcome::Failed(_)));
+    if failed {
+        return Err(Failure::Reported);
+    }
+    Ok(())
+}
+
+/// A stage with what the command line says about it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Choice {
+    Run,
+    /// `--skip`: shown and counted as skipped.
+    Skip,
+    /// Not in `--only`: not shown.
+    Leave,
+}
+
+fn choose(args: &[String]) -> Result<Vec<Choice>, Failure> {
+    let options = crate::options(args, &["--only", "--skip"])?;
+    let index_of = |name: &str| {
+        let names: Vec<&str> = STAGES.iter().map(|stage| stage.name).collect();
+        names
+            .iter()
+            .position(|known| *known == name)
+            .ok_or_else(|| {
+                Failure::Usage(format!("no stage `{name}`; there are {}", names.join(", ")))
+            })
+    };
+    let only = options.iter().any(|(option, _)| option == "--only");
+    let mut choices = vec![if only { Choice::Leave } else { Choice::Run }; STAGES.len()];
+    for (option, name) in &options {
+        let index = index_of(name)?;
+        if option == "--only" && choices[index] == Choice::Leave {
+            choices[index] = Choice::Run;
+        } else if option == "--skip" {
+            choices[index] = Choice::Skip;
+        }
+    }
+    Ok(choices)
+}
+
+type StageResult = (&'static str, Duration, Outcome);
+
+fn run(choices: &[Choice], context: &mut Context) -> Vec<StageResult> {
+    let mut results: Vec<StageResult> = Vec::new();
+    let mut failed = false;
+    for (stage, choice) in STAGES.iter().zip(choices) {
+        let start = Instant::now();
+        let outcome = match choice {
+            Choice::Leave => continue,
+            Choice::Skip => Outcome::Skipped("asked for with --skip".to_owned()),
+            Choice::Run if failed => Outcome::NotRun,
+            Choice::Run => {
+                println!("\n== {}", stage.name);
+                (stage.run)(context)
+            }
+        };
+        match &outcome {
+            Outcome::Failed(why) => {
+                println!("failed: {why}");
+                failed = true;
+                context.counts.stage_failed();
+            }
+            Outcome::Skipped(why) => {
+                println!("skipped: {}: {why}", stage.name);
+                context.counts.skipped += 1;
+            }
+            Outcome::Passed | Outcome::NotRun => {}
+        }
+        results.push((stage.name, start.elapsed(), outcome));
+    }
+    results
+}
+
+fn table(results: &[StageResult]) -> String {
+    let mut text = format!("{:<10} {:>8}  result\n", "stage", "seconds");
+    let mut total = Duration::ZERO;
+    for (name, time, outcome) in results {
+        total += *time;
+        let (seconds, result) = match outcome {
+            Outcome::Passed => (format!("{:.1}", time.as_secs_f64()), "ok".to_owned()),
+            Outcome::Failed(why) => (
+                format!("{:.1}", time.as_secs_f64()),
+                format!("FAILED: {why}"),
+            ),
+            Outcome::Skipped(why) => ("-".to_owned(), format!("skipped: {why}")),
+            Outcome::NotRun => ("-".to_owned(), "not run".to_owned()),
+        };
+        text.push_str(&format!("{name:<10} {seconds:>8}  {result}\n"));
+    }
+    text.push_str(&format!("{:<10} {:>8.1}\n", "total", total.as_secs_f64()));
+    text
+}
+
+fn tidy_stage(context: &mut Context) -> Outcome {
+    match tidy::run(&context.root) {
+        Ok(0) => Outcome::Passed,
+        Ok(count) => Outcome::Failed(format!("{count} finding(s)")),
+        Err(why) => Outcome::Failed(why),
+    }
+}
+
+fn fmt(context: &mut Context) -> Outcome {
+    // `cargo fmt` knows no `--locked`.
+    let mut command = cargo(&context.root);
+    if !answers(command.args(["fmt", "--version"])) {
+        return context.absent("rustfmt", "rustup component add rustfmt");
+    }
+    let mut command = cargo(&context.root);
+    counts::succeed(command.args(["fmt", "--all", "--check"])).into()
+}
+
+fn clippy(context: &mut Context) -> Outcome {
+    let mut command = cargo(&context.root);
+    if !answers(command.args(["clippy", "--version"])) {
+        return context.absent("clippy", "rustup component add clippy");
+    }
+    let mut command = context.cargo(&["clippy", "--workspace", "--all-targets"]);
+    counts::succeed(command.args(["--", "-D", "warnings"])).into()
+}
+
+fn tests(context: &mut Context) -> Outcome {
+    let args = ["test", "--workspace", "--all-targets", "--no-fail-fast"];
+    let mut command = context.cargo(&args);
+    context.counts.run_tests(&mut command).into()
+}
+
+fn doctests(context: &mut Context) -> Outcome {
+    let mut command = context.cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
+    context.counts.run_tests(&mut command).into()
+}
+
+/// Libraries only: the program `strait` and the library `strait` would write the same pages.
+fn docs(context: &mut Context) -> Outcome {
+    let mut command = context.cargo(&["doc", "--workspace", "--lib", "--no-deps"]);
+    counts::succeed(command.env("RUSTDOCFLAGS", "-D warnings")).into()
+}
+
+/// Each published crate alone: what another one's features switch on must not hide what it forgot to ask for.
+fn features(context: &mut Context) -> Outcome {
+    for member in context.workspace.members.iter().filter(|m| m.published) {
+        let mut command = context.cargo(&["check", "-p", &member.name, "--no-default-features"]);
+        if let Err(why) = counts::succeed(&mut command) {
+            return Outcome::Failed(format!("{} without default features: {why}", member.name));
+        }
+        if !member.has_default_features {
+            continue;
+        }
+        let mut command = context.cargo(&["check", "-p", &member.name]);
+        if let Err(why) = counts::succeed(&mut command) {
+            return Outcome::Failed(format!("{} with default features: {why}", member.name));
+        }
+    }
+    Outcome::Passed
+}
+
+/// Runs each example program as a reader would, in an empty directory.
+fn examples(context: &mut Context) -> Outcome {
+    for member in &context.workspace.members {
+        for name in &member.examples {
+            println!("example {name} of {}", member.name);
+            // Built before by the stage `tests`, with the same features; then this costs nothing.
+            let args = ["build", "--workspace", "--example", name];
+            let built = counts::succeed(&mut context.cargo(&args));
+            let file = context.workspace.target.join("debug/examples").join(name);
+            let ended = built.and_then(|()| program::run_in_empty_dir(&file));
+            if let Err(why) = ended {
+                return Outcome::Failed(format!("example {name}: {why}"));
+            }
+        }
+    }
+    Outcome::Passed
+}
+
+/// Whether a program is there and says its version.
+fn answers(command: &mut Command) -> bool {
+    command.output().is_ok_and(|output| output.status.success())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn words(line: &str) -> Vec<String> {
+        line.split_whitespace().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn stages_are_chosen_by_name() {
+        let count = |line: &str, choice: Choice| {
+            let choices = choose(&words(line)).unwrap_or_default();
+            choices.iter().filter(|found| **found == choice).count()
+        };
+        assert_eq!(count("", Choice::Run), STAGES.len());
+        assert_eq!(count("--only fmt --only=tidy", Choice::Run), 2);
+        assert_eq!(count("--only fmt", Choice::Leave), STAGES.len() - 1);
+        assert_eq!(count("--skip docs", Choice::Skip), 1);
+        assert_eq!(count("--skip docs", Choice::Run), STAGES.len() - 1);
+        assert!(matches!(
+            choose(&words("--only format")),
+            Err(Failure::Usage(_))
+        ));
+    }
+
+    #[test]
+    fn the_table_names_every_stage_and_its_end() {
+        let second = Duration::from_secs(1);
+        let text = table(&[
+            ("fmt", second, Outcome::Passed),
+            ("clippy", second, Outcome::Failed("exit 101".to_owned())),
+            ("deny", second, Outcome::Skipped("no cargo-deny".to_owned())),
+            ("docs", second, Outcome::NotRun),
+        ]);
+        for line in [
+            "fmt             1.0  ok",
+            "clippy          1.0  FAILED: exit 101",
+            "deny              -  skipped: no cargo-deny",
+            "docs              -  not run",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line}\n{text}");
+        }
+    }
+}
