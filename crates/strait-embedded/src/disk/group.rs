@@ -17,7 +17,8 @@ use std::ops::Range;
 
 use bytes::Bytes;
 
-use super::crc::crc32c;
+use super::crc::{crc32c, crc32c_of};
+use super::segment::{le_u32, le_u64};
 
 /// Length of a group's header.
 pub const GROUP_HEAD: usize = 40;
@@ -25,8 +26,135 @@ pub const GROUP_HEAD: usize = 40;
 pub const RECORD_HEAD: usize = 16;
 /// Length of what the log reads of a body: its length and its checksum.
 pub const BODY_HEAD: usize = 8;
+const GROUP_MAGIC: &[u8; 4] = b"STGR";
 /// The most that a group may have, in bytes. Recovery reads a group whole.
 pub const MAX_GROUP: u64 = 256 << 20;
+
+/// The header of a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupHead {
+    /// Length of the whole group in bytes.
+    pub(crate) len: u32,
+    /// That of the segment's use.
+    pub(crate) salt: u64,
+    pub(crate) seq: u64,
+    /// The last sequence that was known to be durable when this was written.
+    pub(crate) durable: u64,
+    pub(crate) records: u32,
+}
+
+impl GroupHead {
+    /// The header's bytes; `heads` are the heads of all records.
+    pub(crate) fn encode(&self, heads: &[u8]) -> [u8; GROUP_HEAD] {
+        let mut bytes = [0; GROUP_HEAD];
+        bytes[0..4].copy_from_slice(GROUP_MAGIC);
+        bytes[4..8].copy_from_slice(&self.len.to_le_bytes());
+        bytes[8..16].copy_from_slice(&self.salt.to_le_bytes());
+        bytes[16..24].copy_from_slice(&self.seq.to_le_bytes());
+        bytes[24..32].copy_from_slice(&self.durable.to_le_bytes());
+        bytes[32..36].copy_from_slice(&self.records.to_le_bytes());
+        let crc = crc32c_of(&[&bytes[..36], heads]);
+        bytes[36..40].copy_from_slice(&crc.to_le_bytes());
+        bytes
+    }
+
+    /// Reads a header whose checksum is still to be checked. `None` when it cannot be one of the use `salt`, or says
+    /// that the group has more than `room` bytes.
+    pub(crate) fn decode(bytes: &[u8; GROUP_HEAD], salt: u64, room: u64) -> Option<GroupHead> {
+        let head = GroupHead {
+            len: le_u32(bytes, 4),
+            salt: le_u64(bytes, 8),
+            seq: le_u64(bytes, 16),
+            durable: le_u64(bytes, 24),
+            records: le_u32(bytes, 32),
+        };
+        let len = u64::from(head.len);
+        let plausible = bytes.starts_with(GROUP_MAGIC)
+            && head.salt == salt
+            && len >= GROUP_HEAD as u64
+            && len % 8 == 0
+            && len <= room.min(MAX_GROUP)
+            && u64::from(head.records) <= len / RECORD_HEAD as u64;
+        plausible.then_some(head)
+    }
+}
+
+/// Reads the head of the record at `at` of a whole group: where its ops and its bodies are. `None` when they would
+/// not be in the group.
+pub(crate) fn record_at(group: &[u8], at: usize) -> Option<(Range<usize>, Range<usize>)> {
+    let start = at
+        .checked_add(RECORD_HEAD)
+        .filter(|&start| start <= group.len())?;
+    let len = le_u32(group, at) as usize;
+    let ops_len = le_u32(group, at + 4) as usize;
+    let end = start.checked_add(len).filter(|&end| end <= group.len())?;
+    (ops_len <= len).then_some((start..start + ops_len, start + ops_len..end))
+}
+
+/// Checks the checksum of a whole group's header and of its records' heads; `heads` is scratch space.
+pub(crate) fn check_heads(
+    group: &[u8],
+    head: &GroupHead,
+    heads: &mut Vec<u8>,
+) -> Result<(), &'static str> {
+    heads.clear();
+    let mut at = GROUP_HEAD;
+    for _ in 0..head.records {
+        let (_, bodies) = record_at(group, at).ok_or("a record is longer than its group")?;
+        heads.extend_from_slice(&group[at..at + RECORD_HEAD]);
+        at = bodies.end;
+    }
+    if at.next_multiple_of(8) != group.len() || group[at..].iter().any(|&byte| byte != 0) {
+        return Err("the records and their padding do not fill the group");
+    }
+    if crc32c_of(&[&group[..36], heads]) != le_u32(group, 36) {
+        return Err("the checksum of the group's heads does not match");
+    }
+    Ok(())
+}
+
+/// Checks ops and bodies of a group whose heads are right. The error says what is wrong and at which byte of the group.
+pub(crate) fn check_records(group: &[u8], head: &GroupHead) -> Result<(), (usize, &'static str)> {
+    let mut at = GROUP_HEAD;
+    let mut body_heads = Vec::new();
+    for _ in 0..head.records {
+        let (ops, bodies) =
+            record_at(group, at).ok_or((at, "a record is longer than its group"))?;
+        if crc32c(&group[ops.clone()]) != le_u32(group, at + 8) {
+            return Err((
+                ops.start,
+                "the checksum of a record's operations does not match",
+            ));
+        }
+        body_heads.clear();
+        let mut body = bodies.start;
+        while body < bodies.end {
+            let end = body_end(group, body, bodies.end)
+                .ok_or((body, "a body is longer than its record"))?;
+            body_heads.extend_from_slice(&group[body..body + BODY_HEAD]);
+            if crc32c(&group[body + BODY_HEAD..end]) != le_u32(group, body + 4) {
+                return Err((body, "the checksum of a body does not match"));
+            }
+            body = end;
+        }
+        if crc32c(&body_heads) != le_u32(group, at + 12) {
+            return Err((
+                bodies.start,
+                "the checksum of the bodies' heads does not match",
+            ));
+        }
+        at = bodies.end;
+    }
+    Ok(())
+}
+
+fn body_end(group: &[u8], at: usize, limit: usize) -> Option<usize> {
+    if limit - at < BODY_HEAD {
+        return None;
+    }
+    let len = le_u32(group, at) as usize;
+    (len >= BODY_HEAD && len <= limit - at).then_some(at + len)
+}
 
 /// A body whose first four bytes are not its length. Nothing was added to the group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -218,6 +346,10 @@ impl GroupBuf {
 
     /// Adds everything behind the group's header, padding included, to `parts`.
     pub(crate) fn slices<'a>(&'a self, parts: &mut Vec<IoSlice<'a>>) {
+        assert!(
+            self.open.is_none(),
+            "end_record comes before the group is written"
+        );
         let mut done = Joint {
             arena_end: 0,
             bodies_end: 0,

@@ -1,12 +1,14 @@
 //! The commit log: one writer appends groups, each with one write and one fdatasync.
 
+use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::error::{LogError, OpenError};
-use super::group::GroupBuf;
-use super::io::Disk;
-use super::pool::{Pin, Pool, SegmentFile};
-use super::recover::{RecoveredGroup, RecoveryReport};
+use super::group::{GroupBuf, GroupHead, MAX_GROUP};
+use super::io::{Disk, is_full};
+use super::pool::{Pin, Pool, Ready, SegmentFile};
+use super::recover::{self, RecoveredGroup, RecoveryReport};
+use super::segment::SEGMENT_HEAD;
 
 /// How a log is kept.
 #[derive(Debug, Clone)]
@@ -84,7 +86,38 @@ impl Placed {
 
 /// The one writer of a directory's commit log.
 #[derive(Debug)]
-pub struct Log {}
+pub struct Log {
+    pool: Arc<Pool>,
+    active: Ready,
+    /// Where the next group starts in the active segment.
+    offset: u64,
+    written: u64,
+    durable: u64,
+    /// All sequences up to this one are proven durable by what is in the log, or are a seal.
+    proven: u64,
+    /// The active segment is the reserve: only groups that free space go there.
+    in_reserve: bool,
+    poison: Option<Arc<io::Error>>,
+    /// Kept for its allocation.
+    parts: Vec<IoSlice<'static>>,
+}
+
+/// Where a log that was opened goes on.
+#[derive(Debug)]
+pub(super) struct Resume {
+    pub(super) pool: Arc<Pool>,
+    pub(super) active: Ready,
+    pub(super) offset: u64,
+    pub(super) last_seq: u64,
+    /// Up to here the log itself proves it.
+    pub(super) proven: u64,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Ordinary,
+    Reserve,
+}
 
 impl Log {
     /// Opens the log of `disk` and calls `visit` for every group from `from` on (without: from the beginning, which
@@ -92,14 +125,17 @@ impl Log {
     /// (seals) are not visited.
     ///
     /// When it returns, everything visited is durable.
+    ///
+    /// # Errors
+    /// Every [`OpenError`]; the directory is then as it was, but for unfinished files that were removed.
     pub fn open(
         disk: Arc<dyn Disk>,
         options: LogOptions,
         from: Option<LogPos>,
         visit: &mut dyn FnMut(RecoveredGroup<'_>) -> Result<(), OpenError>,
     ) -> Result<(Log, RecoveryReport), OpenError> {
-        let _ = (disk, options, from, visit);
-        unimplemented!()
+        let (resume, report) = recover::open(disk, options, from, visit)?;
+        Ok((Log::resume(resume), report))
     }
 
     /// Like [`open`](Self::open), but reads only: nothing is written, cut or removed. For a directory that nobody writes.
@@ -109,8 +145,21 @@ impl Log {
         from: Option<LogPos>,
         visit: &mut dyn FnMut(RecoveredGroup<'_>) -> Result<(), OpenError>,
     ) -> Result<RecoveryReport, OpenError> {
-        let _ = (disk, identity, from, visit);
-        unimplemented!()
+        recover::scan(disk, identity, from, visit)
+    }
+
+    fn resume(resume: Resume) -> Log {
+        Log {
+            pool: resume.pool,
+            active: resume.active,
+            offset: resume.offset,
+            written: resume.last_seq,
+            durable: resume.last_seq,
+            proven: resume.proven,
+            in_reserve: false,
+            poison: None,
+            parts: Vec::new(),
+        }
     }
 
     /// Writes a group, with one `pwritev`. It is not durable before [`sync`](Self::sync).
@@ -118,64 +167,166 @@ impl Log {
     /// # Errors
     /// `Full` and `TooLarge` leave the log as it was. After `Poisoned` every call answers `Poisoned`.
     pub fn append(&mut self, group: &GroupBuf) -> Result<Placed, LogError> {
-        let _ = group;
-        unimplemented!()
+        self.write(group, Use::Ordinary)
     }
 
     /// Like [`append`](Self::append), and may use the reserve when the disk is full: for groups that free space.
     pub fn append_reserve(&mut self, group: &GroupBuf) -> Result<Placed, LogError> {
-        let _ = group;
-        unimplemented!()
+        self.write(group, Use::Reserve)
     }
 
     /// Makes all that is written durable, with one `fdatasync`; without a call when it is.
+    ///
+    /// # Errors
+    /// `Poisoned`: whether the groups are durable is known only after reopening.
     pub fn sync(&mut self) -> Result<(), LogError> {
-        unimplemented!()
+        self.check()?;
+        if self.durable < self.written {
+            // Earlier segments are durable: they were synced before the first group went into this one.
+            let synced = self.active.file.sync_data();
+            synced.map_err(|e| self.poison(e))?;
+            self.durable = self.written;
+        }
+        Ok(())
     }
 
     /// Writes and syncs an empty group that proves the last one durable, for a quiet moment and for closing. It takes
     /// a sequence. Does nothing when nothing is unproven.
+    ///
+    /// # Errors
+    /// As [`append`](Self::append). Without a seal the next opening only has a group to write anew.
     pub fn seal(&mut self) -> Result<(), LogError> {
-        unimplemented!()
+        self.sync()?;
+        if self.proven < self.written {
+            self.write(&GroupBuf::new(), Use::Ordinary)?;
+            self.sync()?;
+            self.proven = self.written;
+        }
+        Ok(())
     }
 
     /// The sequence of the last group written; 0 in a new directory.
     pub fn written_seq(&self) -> u64 {
-        unimplemented!()
+        self.written
     }
 
     /// The sequence of the last group that is durable; 0 in a new directory.
     pub fn durable_seq(&self) -> u64 {
-        unimplemented!()
+        self.durable
     }
 
-    /// Where the next group goes, or the segment before the one it goes to.
+    /// Where the next group goes, or the end of the segment before the one it goes to.
     pub fn position(&self) -> LogPos {
-        unimplemented!()
+        LogPos {
+            segment: self.active.header.id,
+            offset: self.offset,
+            seq: self.written + 1,
+        }
     }
 
     /// The segment files, to share with readers and housekeeping.
     pub fn pool(&self) -> &Arc<Pool> {
-        unimplemented!()
+        &self.pool
     }
 
     /// See [`Pool::has_room`].
     pub fn has_room(&self) -> bool {
-        self.pool().has_room()
+        self.pool.has_room()
     }
 
     /// See [`Pool::release`].
     pub fn release(&mut self, segment: u64) -> bool {
-        self.pool().release(segment)
+        self.pool.release(segment)
     }
 
     /// See [`Pool::pin`].
     pub fn pin(&self, segment: u64) -> Option<Pin> {
-        self.pool().pin(segment)
+        self.pool.pin(segment)
     }
 
     /// See [`Pool::reader`].
-    pub fn reader(&self, segment: u64) -> std::io::Result<Arc<SegmentFile>> {
-        self.pool().reader(segment)
+    pub fn reader(&self, segment: u64) -> io::Result<Arc<SegmentFile>> {
+        self.pool.reader(segment)
+    }
+
+    fn write(&mut self, group: &GroupBuf, usage: Use) -> Result<Placed, LogError> {
+        self.check()?;
+        let len = group.encoded_len();
+        if len > MAX_GROUP {
+            return Err(LogError::TooLarge {
+                len,
+                limit: MAX_GROUP,
+            });
+        }
+        self.make_room(len, usage)?;
+        let head = GroupHead {
+            len: len as u32,
+            salt: self.active.header.salt,
+            seq: self.written + 1,
+            durable: self.durable,
+            records: group.records() as u32,
+        };
+        let written = self.write_parts(&head.encode(group.heads()), group);
+        written.map_err(|e| self.poison(e))?;
+        let placed = Placed {
+            seq: head.seq,
+            segment: self.active.header.id,
+            offset: self.offset,
+            len,
+        };
+        self.offset += len;
+        self.written = head.seq;
+        self.proven = self.durable;
+        Ok(placed)
+    }
+
+    fn write_parts(&mut self, head: &[u8], group: &GroupBuf) -> io::Result<()> {
+        let mut parts: Vec<IoSlice<'_>> = std::mem::take(&mut self.parts);
+        parts.push(IoSlice::new(head));
+        group.slices(&mut parts);
+        let written = self.active.file.write_all_at(&parts, self.offset);
+        parts.clear();
+        // Nothing is in it any more: this only gives the allocation its lifetime back.
+        self.parts = parts.into_iter().map(|_| IoSlice::new(&[])).collect();
+        written
+    }
+
+    /// Goes to the next segment when the active one has no room.
+    fn make_room(&mut self, len: u64, usage: Use) -> Result<(), LogError> {
+        let allowed = usage == Use::Reserve || !self.in_reserve;
+        if allowed && self.offset + len <= self.active.header.len {
+            return Ok(());
+        }
+        // A group in a later segment always proves the earlier segments whole, so they must be.
+        self.sync()?;
+        let needed = SEGMENT_HEAD + len;
+        let (ready, in_reserve) = match self.pool.take(needed) {
+            Ok(ready) => (ready, false),
+            Err(e) if !is_full(&e) => return Err(self.poison(e)),
+            Err(_) if usage == Use::Ordinary => return Err(LogError::Full { needed }),
+            Err(_) => match self.pool.take_reserve(needed) {
+                Ok(Some(ready)) => (ready, true),
+                Ok(None) => return Err(LogError::Full { needed }),
+                Err(e) if is_full(&e) => return Err(LogError::Full { needed }),
+                Err(e) => return Err(self.poison(e)),
+            },
+        };
+        self.active = ready;
+        self.offset = SEGMENT_HEAD;
+        self.in_reserve = in_reserve;
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), LogError> {
+        match &self.poison {
+            Some(cause) => Err(LogError::Poisoned(cause.clone())),
+            None => Ok(()),
+        }
+    }
+
+    fn poison(&mut self, cause: io::Error) -> LogError {
+        let cause = Arc::new(cause);
+        self.poison = Some(cause.clone());
+        LogError::Poisoned(cause)
     }
 }

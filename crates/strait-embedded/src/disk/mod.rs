@@ -8,6 +8,7 @@
 //! Public only so that the simulation tests reach it; not part of the crate's promise.
 
 pub mod crc;
+mod directory;
 mod error;
 pub mod group;
 pub mod identity;
@@ -17,6 +18,7 @@ pub mod pool;
 pub mod real;
 pub mod recover;
 pub mod rng;
+mod scan;
 pub mod segment;
 pub mod sim;
 pub mod snapshot;

@@ -1,11 +1,25 @@
 //! The segment files of a log, shared by its writer, its readers and the housekeeping thread.
+//!
+//! A file goes round: made (or recycled) under a temporary name, given a durable header, renamed to a segment, kept as
+//! a spare, written, released when nothing live points into it, and recycled under a new id with a new salt. It bears
+//! a segment's name only while its header is durable and is the one of that name.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::io::File;
+use parking_lot::Mutex;
 
-/// A segment that is not free: it holds groups, or the writer is in it.
+use super::io::{Disk, File, Open, is_full};
+use super::log::LogOptions;
+use super::rng::mix;
+use super::segment::{SEGMENT_HEAD, SegmentHeader, segment_name};
+
+/// Open files that are kept for readers at most.
+const OPEN_FILES: usize = 256;
+
+/// A segment that holds groups or is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SegmentInfo {
     /// Its id; later segments have greater ids.
@@ -16,54 +30,448 @@ pub struct SegmentInfo {
 
 /// All segment files of one directory: those in use, spare ones prepared ahead, and freed ones to recycle.
 #[derive(Debug)]
-pub struct Pool {}
+pub struct Pool {
+    disk: Arc<dyn Disk>,
+    options: LogOptions,
+    state: Mutex<State>,
+    /// Bytes that the last segment needed and did not get; 0 while there is room.
+    lacking: AtomicU64,
+}
+
+/// A segment that is ready to be written.
+#[derive(Debug, Clone)]
+pub(super) struct Ready {
+    pub(super) header: SegmentHeader,
+    pub(super) file: Arc<dyn File>,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct State {
+    pub(super) next_id: u64,
+    /// The segment that the writer is in; 0 before the first.
+    pub(super) active: u64,
+    /// Length of the next segment to make.
+    pub(super) target: u64,
+    pub(super) used: BTreeMap<u64, Used>,
+    /// All of them have ids above `active`.
+    pub(super) spares: BTreeMap<u64, Ready>,
+    pub(super) reserve: Option<Ready>,
+    /// Files to recycle: id and length.
+    freed: Vec<SegmentInfo>,
+    /// Files to remove.
+    trash: Vec<u64>,
+    clock: u64,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Used {
+    pub(super) len: u64,
+    file: Option<Arc<dyn File>>,
+    last_used: u64,
+    pins: u32,
+    released: bool,
+}
+
+impl Used {
+    pub(super) fn new(len: u64) -> Used {
+        Used {
+            len,
+            ..Used::default()
+        }
+    }
+}
 
 impl Pool {
+    pub(super) fn new(disk: Arc<dyn Disk>, options: LogOptions, state: State) -> Pool {
+        Pool {
+            disk,
+            options,
+            state: Mutex::new(state),
+            lacking: AtomicU64::new(0),
+        }
+    }
+
     /// True when [`prepare_one`](Self::prepare_one) has something to do.
     pub fn wanted(&self) -> bool {
-        unimplemented!()
+        let state = self.state.lock();
+        !state.trash.is_empty()
+            || self.wants_reserve(&state)
+            || self.wants_spare(&state)
+            || !self.has_room()
     }
 
     /// Does one step of what is wanted: removes freed files that are not kept, then prepares the reserve or one spare
     /// segment (durable, name included). Takes as long as zeroing a segment takes; never blocks the writer meanwhile.
     ///
     /// # Errors
-    /// `StorageFull` (see [`is_full`](super::io::is_full)) sets the mark that [`has_room`](Self::has_room) shows; a
-    /// later call that succeeds clears it.
+    /// Those of the disk. A full disk (see [`is_full`]) is one of them: try again later.
     pub fn prepare_one(&self) -> io::Result<()> {
-        unimplemented!()
+        self.empty_trash()?;
+        let result = self.prepare_wanted();
+        self.look_for_room()?;
+        result
     }
 
-    /// False while space for the next segment cannot be had: new messages should be refused.
+    /// False after a group was refused because the disk is full, until [`prepare_one`](Self::prepare_one) or the writer
+    /// has found space: new messages should be refused meanwhile.
     pub fn has_room(&self) -> bool {
-        unimplemented!()
+        self.lacking.load(Ordering::Acquire) == 0
     }
 
-    /// The segments in use, oldest first.
+    /// The segments in use, oldest first. Those that are released are not among them, pinned or not.
     pub fn segments(&self) -> Vec<SegmentInfo> {
-        unimplemented!()
+        let state = self.state.lock();
+        let in_use = state.used.iter().filter(|(_, used)| !used.released);
+        in_use
+            .map(|(&id, used)| SegmentInfo { id, len: used.len })
+            .collect()
     }
 
     /// Says that nothing live points into segment `id` and that this is durable: its file is recycled or removed, once
     /// the last pin is gone. False, and no change, for the segment that is being written and for one that is not in use.
     pub fn release(&self, id: u64) -> bool {
-        let _ = id;
-        unimplemented!()
+        let mut state = self.state.lock();
+        if id == state.active {
+            return false;
+        }
+        match state.used.get_mut(&id) {
+            Some(used) if !used.released => used.released = true,
+            _ => return false,
+        }
+        self.free_if_unused(&mut state, id);
+        true
     }
 
     /// Keeps segment `id` from being recycled until the guard is dropped; `None` when it is not in use (any more).
     pub fn pin(self: &Arc<Self>, id: u64) -> Option<Pin> {
-        let _ = id;
-        unimplemented!()
+        self.state.lock().pin(id)?;
+        Some(Pin {
+            pool: self.clone(),
+            id,
+        })
     }
 
-    /// A handle to read segment `id`, which is pinned while the handle lives.
+    /// A handle to read segment `id`, which is pinned while the handle lives. The open file is kept for the next caller.
     ///
     /// # Errors
     /// `NotFound` when the segment is not in use (any more).
     pub fn reader(self: &Arc<Self>, id: u64) -> io::Result<Arc<SegmentFile>> {
-        let _ = id;
-        unimplemented!()
+        let pin = self.pin(id).ok_or(io::ErrorKind::NotFound)?;
+        let file = self.state.lock().file(&*self.disk, id)?;
+        Ok(Arc::new(SegmentFile { file, pin }))
+    }
+
+    fn wants_reserve(&self, state: &State) -> bool {
+        self.options.reserve_bytes > 0 && state.reserve.is_none()
+    }
+
+    fn wants_spare(&self, state: &State) -> bool {
+        state.spares.len() < self.options.spares
+    }
+
+    fn empty_trash(&self) -> io::Result<()> {
+        loop {
+            let Some(id) = self.state.lock().trash.pop() else {
+                return Ok(());
+            };
+            match self.disk.remove(&segment_name(id)) {
+                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
+                _ => {}
+            }
+        }
+    }
+
+    fn prepare_wanted(&self) -> io::Result<()> {
+        let (wants_reserve, wants_spare, target) = {
+            let state = self.state.lock();
+            (
+                self.wants_reserve(&state),
+                self.wants_spare(&state),
+                state.target,
+            )
+        };
+        if wants_reserve {
+            let ready = self.make(self.options.reserve_bytes, self.options.zeroed)?;
+            self.state.lock().reserve = Some(ready);
+        } else if wants_spare {
+            let ready = match self.pop_freed(target) {
+                Some(freed) => self.recycle(freed)?,
+                None => self.make(target, self.options.zeroed)?,
+            };
+            let mut state = self.state.lock();
+            state.spares.insert(ready.header.id, ready);
+            let active = state.active;
+            // The writer may have gone past it meanwhile with a segment of its own.
+            self.demote_before(&mut state, active);
+        }
+        Ok(())
+    }
+
+    /// Clears the mark of a full disk when what was lacking can be had.
+    fn look_for_room(&self) -> io::Result<()> {
+        let lacking = self.lacking.load(Ordering::Acquire);
+        if lacking == 0 {
+            return Ok(());
+        }
+        let spare = {
+            let state = self.state.lock();
+            state
+                .spares
+                .values()
+                .any(|ready| ready.header.len >= lacking)
+        };
+        if spare || self.disk.free_bytes()? >= lacking {
+            self.lacking.store(0, Ordering::Release);
+        }
+        Ok(())
+    }
+
+    /// The next segment for the writer, with at least `needed` bytes: a spare, else a recycled file, else a new one that
+    /// is not zeroed (its fsyncs cost more, but nothing waits).
+    pub(super) fn take(&self, needed: u64) -> io::Result<Ready> {
+        let spare = {
+            let mut state = self.state.lock();
+            let id = state
+                .spares
+                .iter()
+                .find(|(_, ready)| ready.header.len >= needed)
+                .map(|(&id, _)| id);
+            id.and_then(|id| state.spares.remove(&id))
+        };
+        let ready = match spare {
+            Some(ready) => Ok(ready),
+            None => self.make_now(needed),
+        };
+        match &ready {
+            Ok(ready) => {
+                self.lacking.store(0, Ordering::Release);
+                self.activate(ready);
+            }
+            Err(e) if is_full(e) => self.lacking.store(needed, Ordering::Release),
+            Err(_) => {}
+        }
+        ready
+    }
+
+    /// The reserve, when it has at least `needed` bytes.
+    pub(super) fn take_reserve(&self, needed: u64) -> io::Result<Option<Ready>> {
+        let (ready, active) = {
+            let mut state = self.state.lock();
+            match &state.reserve {
+                Some(ready) if ready.header.len >= needed => {}
+                _ => return Ok(None),
+            }
+            (state.reserve.take(), state.active)
+        };
+        let Some(mut ready) = ready else {
+            return Ok(None);
+        };
+        if ready.header.id < active {
+            ready = self.recycle(SegmentInfo {
+                id: ready.header.id,
+                len: ready.header.len,
+            })?;
+        }
+        self.activate(&ready);
+        Ok(Some(ready))
+    }
+
+    /// Registers `ready` as the segment that is written from now on.
+    pub(super) fn activate(&self, ready: &Ready) {
+        let mut state = self.state.lock();
+        let id = ready.header.id;
+        state.active = id;
+        state.used.insert(id, Used::new(ready.header.len));
+        self.demote_before(&mut state, id);
+    }
+
+    fn make_now(&self, needed: u64) -> io::Result<Ready> {
+        let target = self.state.lock().target;
+        if needed <= target
+            && let Some(freed) = self.pop_freed(target)
+        {
+            return self.recycle(freed);
+        }
+        let first = self.make(needed.max(target), false);
+        match first {
+            Err(e) if is_full(&e) => {}
+            done => return done,
+        }
+        self.empty_trash()?;
+        self.make(needed.max(self.options.first_segment_bytes), false)
+    }
+
+    /// Ids grow in the order of writing: spares with an id below `id` are freed and come back with a new one.
+    fn demote_before(&self, state: &mut State, id: u64) {
+        let keep = state.spares.split_off(&id);
+        for (id, ready) in std::mem::replace(&mut state.spares, keep) {
+            self.free(state, id, ready.header.len);
+        }
+    }
+
+    fn pop_freed(&self, len: u64) -> Option<SegmentInfo> {
+        let mut state = self.state.lock();
+        let at = state.freed.iter().position(|freed| freed.len == len)?;
+        Some(state.freed.swap_remove(at))
+    }
+
+    fn free_if_unused(&self, state: &mut State, id: u64) {
+        if let Some(used) = state.used.get(&id)
+            && used.released
+            && used.pins == 0
+        {
+            let len = used.len;
+            state.used.remove(&id);
+            self.free(state, id, len);
+        }
+    }
+
+    /// Keeps the file for recycling when it has the length of the next segments, else marks it for removal.
+    pub(super) fn free(&self, state: &mut State, id: u64, len: u64) {
+        if len == state.target && state.freed.len() < self.options.recycled {
+            state.freed.push(SegmentInfo { id, len });
+        } else {
+            state.trash.push(id);
+        }
+    }
+
+    /// Length of the next segment in the ordinary case.
+    pub(super) fn target(&self) -> u64 {
+        self.state.lock().target
+    }
+
+    /// Frees files that recovery found without content.
+    pub(super) fn free_all(&self, files: &[SegmentInfo]) {
+        let mut state = self.state.lock();
+        for file in files {
+            self.free(&mut state, file.id, file.len);
+        }
+    }
+
+    /// Makes a segment of `len` bytes, durable with its name.
+    pub(super) fn make(&self, len: u64, zeroed: bool) -> io::Result<Ready> {
+        let ready = self.begin(len, zeroed)?;
+        self.publish(ready)
+    }
+
+    /// Makes the file of a segment under its temporary name, with space and header.
+    pub(super) fn begin(&self, len: u64, zeroed: bool) -> io::Result<Ready> {
+        let len = len.next_multiple_of(SEGMENT_HEAD);
+        let id = self.new_id(len);
+        let begun = self
+            .disk
+            .open(&tmp_name(id), Open::CreateNew)
+            .and_then(|file| {
+                file.allocate(len)?;
+                if zeroed {
+                    file.zero(0..len)?;
+                }
+                self.put_header(file, id, len)
+            });
+        self.clean_up_after(begun, id)
+    }
+
+    /// Gives a freed file a new id and salt. No zeroing: what is in it bears an old salt.
+    fn recycle(&self, freed: SegmentInfo) -> io::Result<Ready> {
+        let id = self.new_id(0);
+        let tmp = tmp_name(id);
+        let begun = self
+            .disk
+            .rename(&segment_name(freed.id), &tmp)
+            // Before the header changes, the old name must be gone for good: a header always fits its name.
+            .and_then(|()| self.disk.sync_dir())
+            .and_then(|()| self.disk.open(&tmp, Open::Existing))
+            .and_then(|file| self.put_header(file, id, freed.len));
+        let ready = self.clean_up_after(begun, id)?;
+        self.publish(ready)
+    }
+
+    fn put_header(&self, file: Arc<dyn File>, id: u64, len: u64) -> io::Result<Ready> {
+        let header = self.header(id, len);
+        header.write(&*file)?;
+        Ok(Ready { header, file })
+    }
+
+    /// Gives a file whose content is durable its segment's name, durably.
+    pub(super) fn publish(&self, ready: Ready) -> io::Result<Ready> {
+        let id = ready.header.id;
+        let named = self
+            .disk
+            .rename(&tmp_name(id), &segment_name(id))
+            .and_then(|()| self.disk.sync_dir());
+        self.clean_up_after(named.map(|()| ready), id)
+    }
+
+    /// The header of a new use of a file.
+    fn header(&self, id: u64, len: u64) -> SegmentHeader {
+        SegmentHeader {
+            id,
+            salt: mix(self.options.seed.wrapping_add(mix(id))),
+            len,
+            identity: self.options.identity,
+        }
+    }
+
+    /// Removes what a failed attempt left. When that fails too, the next opening does it.
+    fn clean_up_after<T>(&self, result: io::Result<T>, id: u64) -> io::Result<T> {
+        if result.is_err() {
+            let _ = self.disk.remove(&tmp_name(id));
+            let _ = self.disk.remove(&segment_name(id));
+        }
+        result
+    }
+
+    /// A new id for a file of `made` bytes; the segments after it are twice as long, up to the full length.
+    fn new_id(&self, made: u64) -> u64 {
+        let mut state = self.state.lock();
+        if made == state.target {
+            let full = self.options.segment_bytes.next_multiple_of(SEGMENT_HEAD);
+            state.target = (made * 2).min(full);
+        }
+        state.next_id += 1;
+        state.next_id - 1
+    }
+}
+
+/// The name of a segment's file until its header is durable.
+pub(super) fn tmp_name(id: u64) -> String {
+    format!("log-{id:016x}.tmp")
+}
+
+impl State {
+    fn pin(&mut self, id: u64) -> Option<()> {
+        let used = self.used.get_mut(&id).filter(|used| !used.released)?;
+        used.pins += 1;
+        Some(())
+    }
+
+    /// The open file of a pinned segment.
+    fn file(&mut self, disk: &dyn Disk, id: u64) -> io::Result<Arc<dyn File>> {
+        self.clock += 1;
+        let used = self.used.get_mut(&id).ok_or(io::ErrorKind::NotFound)?;
+        used.last_used = self.clock;
+        if let Some(file) = &used.file {
+            return Ok(file.clone());
+        }
+        let file = disk.open(&segment_name(id), Open::Existing)?;
+        used.file = Some(file.clone());
+        self.close_oldest();
+        Ok(file)
+    }
+
+    /// Holds the bound on open files.
+    fn close_oldest(&mut self) {
+        let open = self.used.values_mut().filter(|used| used.file.is_some());
+        let (count, oldest) = open.fold(
+            (0, None::<&mut Used>),
+            |(count, oldest), used| match oldest {
+                Some(oldest) if oldest.last_used < used.last_used => (count + 1, Some(oldest)),
+                _ => (count + 1, Some(used)),
+            },
+        );
+        if let Some(oldest) = oldest.filter(|_| count > OPEN_FILES) {
+            oldest.file = None;
+        }
     }
 }
 
@@ -79,10 +487,15 @@ impl Pin {
     pub fn segment(&self) -> u64 {
         self.id
     }
+}
 
-    /// The pool of the segment.
-    pub fn pool(&self) -> &Arc<Pool> {
-        &self.pool
+impl Drop for Pin {
+    fn drop(&mut self) {
+        let mut state = self.pool.state.lock();
+        if let Some(used) = state.used.get_mut(&self.id) {
+            used.pins -= 1;
+        }
+        self.pool.free_if_unused(&mut state, self.id);
     }
 }
 
