@@ -91,8 +91,12 @@ impl Program {
         }
     }
 
-    /// Ends it with Ctrl-C and requires a clean end: exit code 0 or 130.
+    /// Ends it with Ctrl-C and requires a clean end: exit code 0 or 130. Having ended before is an error.
     pub(super) fn stop(mut self) -> Result<(), String> {
+        let ended = self.child.try_wait().map_err(|error| error.to_string())?;
+        if let Some(status) = ended {
+            return Err(self.told(&format!("ended before Ctrl-C: {status}")));
+        }
         self.interrupt()?;
         match self.wait(GRACE)? {
             None => Err(self.told(&format!("still runs {GRACE:?} after Ctrl-C"))),
@@ -173,6 +177,14 @@ mod tests {
         assert_eq!(program.wait_for_lines(1, LIMIT), Ok(()));
         let end = program.stop();
         assert!(end.is_err_and(|why| why.contains("not 0 or 130")));
+    }
+
+    #[test]
+    fn a_program_that_has_ended_before_is_refused() {
+        let mut program = shell("echo up");
+        assert!(matches!(program.wait(LIMIT), Ok(Some(_))));
+        let end = program.stop();
+        assert!(end.is_err_and(|why| why.contains("ended before Ctrl-C")));
     }
 
     #[test]

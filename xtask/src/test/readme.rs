@@ -161,7 +161,8 @@ fn xtask_exists(place: &str, words: &[String]) -> bool {
 fn run_demo(context: &Context, blocks: &[Block]) -> Result<(), String> {
     println!("$ {DEMO}");
     let dir = empty_dir()?;
-    let mut command = context.cargo(&["run", "--release", "--manifest-path"]);
+    // Cargo's own lines would count as the demo's.
+    let mut command = context.cargo(&["run", "--quiet", "--release", "--manifest-path"]);
     command
         .arg(context.root.join("Cargo.toml"))
         .args(["--", "dev", "--demo"])
