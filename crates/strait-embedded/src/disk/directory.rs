@@ -42,26 +42,30 @@ impl Directory {
         identity: u128,
         from: Option<LogPos>,
     ) -> Result<Directory, OpenError> {
-        let names = disk
-            .list()
-            .map_err(|e| OpenError::io("list", "the data directory", e))?;
-        let (ids, unfinished) = sort_out(names)?;
+        Directory::read_with(disk, identity, from, &mut Err)
+    }
+
+    /// Like [`read`](Self::read), but passes over what is wrong when `fault` accepts it.
+    pub(super) fn read_with(
+        disk: &dyn Disk,
+        identity: u128,
+        from: Option<LogPos>,
+        fault: &mut dyn FnMut(OpenError) -> Result<(), OpenError>,
+    ) -> Result<Directory, OpenError> {
+        let names = disk.list();
+        let names = names.map_err(|e| OpenError::io("list", "the data directory", e))?;
+        let (ids, unfinished) = sort_out(names, fault)?;
         let mut headers = Vec::with_capacity(ids.len());
         for &id in &ids {
-            let header = read_header(disk, id)?;
-            if header.identity != identity {
-                return Err(OpenError::Identity {
-                    file: segment_name(id),
-                    found: header.identity,
-                    expected: identity,
-                });
+            match read_own_header(disk, id, identity) {
+                Ok(header) => headers.push(header),
+                Err(e) => fault(e)?,
             }
-            headers.push(header);
         }
         let split = match from {
             None => 0,
             Some(from) => {
-                let found = ids.binary_search(&from.segment);
+                let found = headers.binary_search_by_key(&from.segment, |header| header.id);
                 found.map_err(|_| missing(from))?
             }
         };
@@ -71,15 +75,16 @@ impl Directory {
             let first_seq = Scanner::open(disk, header)?.first_seq()?;
             live.push(Live { header, first_seq });
         }
-        let unfinished_ids = unfinished
-            .iter()
-            .filter_map(|name| segment_id(&format!("{}.seg", name.strip_suffix(".tmp")?)));
-        let next_id = ids.iter().copied().chain(unfinished_ids).max().unwrap_or(0) + 1;
+        let unfinished_ids = unfinished.iter().filter_map(|name| {
+            let stem = name.strip_suffix(".tmp")?;
+            segment_id(&format!("{stem}.seg"))
+        });
+        let greatest = ids.iter().copied().chain(unfinished_ids).max();
         Ok(Directory {
             older: headers,
             live,
             unfinished,
-            next_id,
+            next_id: greatest.unwrap_or(0) + 1,
         })
     }
 
@@ -99,7 +104,10 @@ impl Directory {
 }
 
 /// Segment ids in order, and the names of unfinished files.
-fn sort_out(names: Vec<String>) -> Result<(Vec<u64>, Vec<String>), OpenError> {
+fn sort_out(
+    names: Vec<String>,
+    fault: &mut dyn FnMut(OpenError) -> Result<(), OpenError>,
+) -> Result<(Vec<u64>, Vec<String>), OpenError> {
     let mut ids = Vec::new();
     let mut unfinished = Vec::new();
     for name in names {
@@ -108,7 +116,7 @@ fn sort_out(names: Vec<String>) -> Result<(Vec<u64>, Vec<String>), OpenError> {
         } else if name.ends_with(".tmp") {
             unfinished.push(name);
         } else if !is_ours(&name) {
-            return Err(OpenError::Foreign { file: name });
+            fault(OpenError::Foreign { file: name })?;
         }
     }
     ids.sort_unstable();
@@ -124,6 +132,18 @@ pub(super) fn read_header(disk: &dyn Disk, id: u64) -> Result<SegmentHeader, Ope
     let file: io::Result<_> = disk.open(&name, Open::Existing);
     let file = file.map_err(|e| OpenError::io("open", name, e))?;
     SegmentHeader::read(&*file, id)
+}
+
+fn read_own_header(disk: &dyn Disk, id: u64, identity: u128) -> Result<SegmentHeader, OpenError> {
+    let header = read_header(disk, id)?;
+    if header.identity != identity {
+        return Err(OpenError::Identity {
+            file: segment_name(id),
+            found: header.identity,
+            expected: identity,
+        });
+    }
+    Ok(header)
 }
 
 fn missing(from: LogPos) -> OpenError {

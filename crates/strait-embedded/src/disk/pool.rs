@@ -57,10 +57,11 @@ pub(super) struct State {
     pub(super) spares: BTreeMap<u64, Ready>,
     pub(super) reserve: Option<Ready>,
     /// Files to recycle: id and length.
-    freed: Vec<SegmentInfo>,
+    pub(super) freed: Vec<SegmentInfo>,
     /// Files to remove.
-    trash: Vec<u64>,
-    clock: u64,
+    pub(super) trash: Vec<u64>,
+    /// Counts the uses of open files.
+    pub(super) clock: u64,
 }
 
 #[derive(Debug, Default)]

@@ -288,37 +288,9 @@ impl<'a, 'v> Replay<'a, 'v> {
             },
         )?;
         if end.seq < limit {
-            return Err(self.gap(index, &mut scanner, end, limit)?);
+            return Err(gap(self.disk, self.directory, index, &mut scanner, end)?);
         }
         Ok(())
-    }
-
-    /// Says which segment the missing sequence was in: the one that ends too early, or one behind it that does not
-    /// begin.
-    fn gap(
-        &self,
-        index: usize,
-        scanner: &mut Scanner,
-        end: ChainEnd,
-        next: u64,
-    ) -> Result<OpenError, OpenError> {
-        let proof = format!("sequence {next} in a later segment follows it");
-        if scanner.traces(end.offset)?.none() {
-            let behind = self.directory.live[index + 1..].iter();
-            for live in behind.take_while(|live| live.first_seq.is_none()) {
-                let mut other = Scanner::open(self.disk, live.header)?;
-                if !other.traces(SEGMENT_HEAD)?.none() {
-                    return Ok(corrupt(other.name(), SEGMENT_HEAD, end.seq, None, &proof));
-                }
-            }
-        }
-        Ok(corrupt(
-            scanner.name(),
-            end.offset,
-            end.seq,
-            end.bad,
-            &proof,
-        ))
     }
 
     fn find_ending(&mut self, index: usize) -> Result<Ending, OpenError> {
@@ -354,9 +326,7 @@ impl<'a, 'v> Replay<'a, 'v> {
 
     /// Decides between a torn tail and damage, by all that stands behind the chain.
     fn weigh_traces(&mut self, ending: &mut Ending) -> Result<(), OpenError> {
-        let seq = ending.end.seq;
-        let place = (ending.scanner.name(), ending.end.offset);
-        self.weigh(ending.traces, place, seq, ending.end.bad)?;
+        self.weigh(ending.traces, Place::end_of(&ending.scanner, ending.end))?;
         for (index, live) in self
             .directory
             .live
@@ -367,7 +337,7 @@ impl<'a, 'v> Replay<'a, 'v> {
             let mut later = Scanner::open(self.disk, live.header)?;
             let traces = later.traces(SEGMENT_HEAD)?;
             if !traces.none() {
-                self.weigh(traces, (later.name(), SEGMENT_HEAD), seq, None)?;
+                self.weigh(traces, Place::start_of(&later, ending.end.seq))?;
                 ending.later_dirty.push(index);
             }
         }
@@ -376,30 +346,11 @@ impl<'a, 'v> Replay<'a, 'v> {
         Ok(())
     }
 
-    fn weigh(
-        &mut self,
-        traces: Traces,
-        (file, offset): (String, u64),
-        seq: u64,
-        bad: Option<(u64, &'static str)>,
-    ) -> Result<(), OpenError> {
-        if traces.none() {
-            return Ok(());
+    fn weigh(&mut self, traces: Traces, place: Place) -> Result<(), OpenError> {
+        self.proven = self.proven.max(traces.durable.min(place.seq - 1));
+        if let Some(torn) = judge(traces, place)? {
+            self.report.torn.get_or_insert(torn);
         }
-        if traces.durable >= seq {
-            let proof = format!(
-                "a later group says that sequence {} was durable",
-                traces.durable
-            );
-            return Err(corrupt(file, offset, seq, bad, &proof));
-        }
-        self.proven = self.proven.max(traces.durable);
-        self.report.torn.get_or_insert(TornTail {
-            file,
-            offset,
-            bytes: traces.end - offset,
-            seq,
-        });
         Ok(())
     }
 
@@ -441,25 +392,90 @@ impl<'a, 'v> Replay<'a, 'v> {
     }
 }
 
-/// Damage at the end of a chain: what is wrong there, and why it is no unfinished write.
-pub(super) fn corrupt(
+/// Where a group is missing.
+pub(super) struct Place {
     file: String,
     offset: u64,
     seq: u64,
+    /// What stands there instead: the byte, and what is wrong.
     bad: Option<(u64, &'static str)>,
-    proof: &str,
-) -> OpenError {
-    let why = match bad {
-        Some((at, why)) if at != offset => format!("{why} (byte {at}), but {proof}"),
-        Some((_, why)) => format!("{why}, but {proof}"),
-        None => format!("the group is missing, but {proof}"),
-    };
-    OpenError::Corrupt {
-        file,
-        offset,
-        seq,
-        why,
+}
+
+impl Place {
+    pub(super) fn end_of(scanner: &Scanner, end: ChainEnd) -> Place {
+        Place {
+            file: scanner.name(),
+            offset: end.offset,
+            seq: end.seq,
+            bad: end.bad,
+        }
     }
+
+    pub(super) fn start_of(scanner: &Scanner, seq: u64) -> Place {
+        Place {
+            file: scanner.name(),
+            offset: SEGMENT_HEAD,
+            seq,
+            bad: None,
+        }
+    }
+
+    /// Damage: what is wrong there, and why it is no unfinished write.
+    fn corrupt(self, proof: &str) -> OpenError {
+        let why = match self.bad {
+            Some((at, why)) if at != self.offset => format!("{why} (byte {at}), but {proof}"),
+            Some((_, why)) => format!("{why}, but {proof}"),
+            None => format!("the group is missing, but {proof}"),
+        };
+        OpenError::Corrupt {
+            file: self.file,
+            offset: self.offset,
+            seq: self.seq,
+            why,
+        }
+    }
+}
+
+/// Decides about traces behind the last group of the log: nothing, a torn tail, or damage.
+pub(super) fn judge(traces: Traces, place: Place) -> Result<Option<TornTail>, OpenError> {
+    if traces.none() {
+        return Ok(None);
+    }
+    if traces.durable >= place.seq {
+        let durable = traces.durable;
+        return Err(place.corrupt(&format!(
+            "a later group says that sequence {durable} was durable"
+        )));
+    }
+    Ok(Some(TornTail {
+        file: place.file,
+        offset: place.offset,
+        bytes: traces.end - place.offset,
+        seq: place.seq,
+    }))
+}
+
+/// The error for a chain that ends before a later segment begins. The missing sequence was in the segment that ends
+/// too early, or in one behind it that does not begin.
+pub(super) fn gap(
+    disk: &dyn Disk,
+    directory: &Directory,
+    index: usize,
+    scanner: &mut Scanner,
+    end: ChainEnd,
+) -> Result<OpenError, OpenError> {
+    let next = directory.limit(index);
+    let proof = format!("sequence {next} follows in a later segment");
+    if scanner.traces(end.offset)?.none() {
+        let behind = directory.live[index + 1..].iter();
+        for live in behind.take_while(|live| live.first_seq.is_none()) {
+            let mut other = Scanner::open(disk, live.header)?;
+            if !other.traces(SEGMENT_HEAD)?.none() {
+                return Ok(Place::start_of(&other, end.seq).corrupt(&proof));
+            }
+        }
+    }
+    Ok(Place::end_of(scanner, end).corrupt(&proof))
 }
 
 /// The name of the segment that a position is in, for messages.

@@ -112,13 +112,43 @@ impl Scanner {
         Ok(ChainEnd { offset, seq, bad })
     }
 
-    /// Searches the rest of the segment from `from` on for the salt of this use. A crash can leave a later group whole
-    /// and an earlier one not, so the search does not stop at the first trace.
+    /// What is left of groups from `from` on. A crash can leave a later group whole and an earlier one not, so the
+    /// search does not stop at the first trace.
     pub(super) fn traces(&mut self, from: u64) -> Result<Traces, OpenError> {
+        let mut found = Traces::default();
+        self.search(from, &mut |start, whole| {
+            let len = whole.map_or(GROUP_HEAD as u64, |head| u64::from(head.len));
+            if found.none() {
+                found.start = start;
+            }
+            found.end = found.end.max(start + len);
+            found.durable = found.durable.max(whole.map_or(0, |head| head.durable));
+            true
+        })?;
+        found.end = found.end.min(self.header.len);
+        Ok(found)
+    }
+
+    /// The first whole group from `from` on: its place and sequence.
+    pub(super) fn next_whole(&mut self, from: u64) -> Result<Option<(u64, u64)>, OpenError> {
+        let mut found = None;
+        self.search(from, &mut |start, whole| {
+            found = whole.map(|head| (start, head.seq));
+            found.is_none()
+        })?;
+        Ok(found)
+    }
+
+    /// Searches the salt of this use of the segment. Calls `each` with every place where a group could start and, if
+    /// there is one with right heads, its header; ends when `each` says false.
+    fn search(
+        &mut self,
+        from: u64,
+        each: &mut dyn FnMut(u64, Option<GroupHead>) -> bool,
+    ) -> Result<(), OpenError> {
         let salt = self.header.salt.to_le_bytes();
         let finder = memmem::Finder::new(&salt);
         let mut block = Vec::new();
-        let mut found = Traces::default();
         let mut pos = from;
         while pos + (salt.len() as u64) <= self.header.len {
             let n = READ.min(self.header.len - pos);
@@ -127,28 +157,22 @@ impl Scanner {
             read.map_err(|e| OpenError::io("read", self.name(), e))?;
             for hit in finder.find_iter(&block) {
                 // The salt is 8 bytes behind the start of its group.
-                if let Some(start) = (pos + hit as u64).checked_sub(8)
-                    && start >= from
-                {
-                    self.trace(start, &mut found)?;
+                let Some(start) = (pos + hit as u64)
+                    .checked_sub(8)
+                    .filter(|&start| start >= from)
+                else {
+                    continue;
+                };
+                let whole = match self.group(start, false)? {
+                    Found::Group(head, _) if start.is_multiple_of(8) => Some(head),
+                    _ => None,
+                };
+                if !each(start, whole) {
+                    return Ok(());
                 }
             }
             pos += n - (salt.len() as u64 - 1);
         }
-        Ok(found)
-    }
-
-    fn trace(&mut self, start: u64, found: &mut Traces) -> Result<(), OpenError> {
-        let whole = match self.group(start, false)? {
-            Found::Group(head, _) if start % 8 == 0 => Some(head),
-            _ => None,
-        };
-        let len = whole.map_or(GROUP_HEAD as u64, |head| u64::from(head.len));
-        if found.none() {
-            found.start = start;
-        }
-        found.end = found.end.max(start + len).min(self.header.len);
-        found.durable = found.durable.max(whole.map_or(0, |head| head.durable));
         Ok(())
     }
 
