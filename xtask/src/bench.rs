@@ -1,5 +1,7 @@
 //! `cargo xtask bench`: runs the release program's own benchmarks and writes docs/benchmarks.md.
 
+mod process;
+
 use crate::cargo::{self, cargo};
 use crate::{Failure, generated, number, options};
 use serde_json::Value;
@@ -128,6 +130,8 @@ pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
         let answer = measure(&program, &args)?;
         text.push_str(&section(work, &args, &answer));
     }
+    let dir = dir_beside(&program)?;
+    text.push_str(&process::section(&program, dir.path())?);
     print!("\n{text}");
     generated::replace(&root.join("docs/benchmarks.md"), "bench", &text)?;
     Ok(())
@@ -141,11 +145,15 @@ fn arguments(work: &Work, seconds: u64) -> Vec<String> {
     args
 }
 
-/// Runs it on a directory of its own, on the disk that holds the build (a temporary directory may be memory).
-fn measure(program: &Path, args: &[String]) -> Result<Value, String> {
+/// A directory on the disk that holds the build: a temporary directory may be memory.
+fn dir_beside(program: &Path) -> Result<tempfile::TempDir, String> {
     let beside = program.parent().unwrap_or(Path::new("."));
-    let dir =
-        tempfile::tempdir_in(beside).map_err(|error| format!("no temporary directory: {error}"))?;
+    tempfile::tempdir_in(beside).map_err(|error| format!("no temporary directory: {error}"))
+}
+
+/// Runs it in a directory of its own.
+fn measure(program: &Path, args: &[String]) -> Result<Value, String> {
+    let dir = dir_beside(program)?;
     let output = Command::new(program)
         .args(args)
         .env_remove("STRAIT_URL")

@@ -9,6 +9,7 @@ mod scratch;
 use crate::cargo::{self, Workspace, cargo};
 use crate::{Failure, tidy};
 pub(crate) use counts::Counts;
+pub(crate) use program::Program;
 use std::path::PathBuf;
 use std::process::Command;
 use std::time::{Duration, Instant};

@@ -15,7 +15,7 @@ const GRACE: Duration = Duration::from_secs(30);
 const INTERRUPTED: i32 = 130;
 
 /// A running program whose stdout and stderr are read, neither of them a terminal.
-pub(super) struct Program {
+pub(crate) struct Program {
     child: Child,
     lines: Receiver<String>,
     /// What it has printed so far; it is shown when something fails.
@@ -24,7 +24,7 @@ pub(super) struct Program {
 
 impl Program {
     /// Starts the program with no input.
-    pub(super) fn start(command: &mut Command) -> Result<Self, String> {
+    pub(crate) fn start(command: &mut Command) -> Result<Self, String> {
         let mut child = command
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -45,8 +45,13 @@ impl Program {
         })
     }
 
+    /// Its process id.
+    pub(crate) fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Waits until it has printed `count` lines in all.
-    pub(super) fn wait_for_lines(&mut self, count: usize, limit: Duration) -> Result<(), String> {
+    pub(crate) fn wait_for_lines(&mut self, count: usize, limit: Duration) -> Result<(), String> {
         let end = Instant::now() + limit;
         while self.seen.len() < count {
             let left = end.saturating_duration_since(Instant::now());
@@ -65,7 +70,7 @@ impl Program {
     }
 
     /// What Ctrl-C does.
-    pub(super) fn interrupt(&self) -> Result<(), String> {
+    fn interrupt(&self) -> Result<(), String> {
         let pid = i32::try_from(self.child.id())
             .ok()
             .and_then(Pid::from_raw)
@@ -92,7 +97,7 @@ impl Program {
     }
 
     /// Ends it with Ctrl-C and requires a clean end: exit code 0 or 130. Having ended before is an error.
-    pub(super) fn stop(mut self) -> Result<(), String> {
+    pub(crate) fn stop(mut self) -> Result<(), String> {
         let ended = self.child.try_wait().map_err(|error| error.to_string())?;
         if let Some(status) = ended {
             return Err(self.told(&format!("ended before Ctrl-C: {status}")));
