@@ -15,6 +15,7 @@
 //!    in place, and so is the tail where the disk has no room: the same bytes, so nothing can be lost by it.
 //! 5. A file bears a segment's name only while its durable header is that of the name (see [`pool`](super::pool)):
 //!    another header under that name is damage. A segment without any group of its salt is a spare.
+//! 6. Names that are seen may not be durable when a process died before its `sync_dir`, so opening begins with one.
 
 use std::collections::VecDeque;
 use std::sync::Arc;
@@ -142,9 +143,11 @@ pub(super) fn open(
     from: Option<LogPos>,
     visit: &mut Visit<'_>,
 ) -> Result<(Resume, RecoveryReport), OpenError> {
+    let synced = disk.sync_dir();
+    synced.map_err(|e| OpenError::io("sync", "the data directory", e))?;
     let directory = Directory::read(&*disk, options.identity, from)?;
     let mut replay = Replay::new(&*disk, &directory, from, visit);
-    let ending = replay.to_the_end()?;
+    let ending = replay.find_end()?;
     remove_unfinished(&*disk, &directory, &mut replay.report)?;
     let Some(ending) = ending else {
         let resume = tail::first_segment(&disk, options, directory.next_id)?;
@@ -163,7 +166,7 @@ pub(super) fn scan(
 ) -> Result<RecoveryReport, OpenError> {
     let directory = Directory::read(disk, identity, from)?;
     let mut replay = Replay::new(disk, &directory, from, visit);
-    if let Some(mut ending) = replay.to_the_end()? {
+    if let Some(mut ending) = replay.find_end()? {
         let limit = ending.end.seq;
         replay.deliver_last(&mut ending, limit)?;
     }
@@ -237,7 +240,7 @@ impl<'a, 'v> Replay<'a, 'v> {
     }
 
     /// Delivers all segments but the last written one, and finds out how that one ends. `None` without a segment.
-    fn to_the_end(&mut self) -> Result<Option<Ending>, OpenError> {
+    fn find_end(&mut self) -> Result<Option<Ending>, OpenError> {
         let directory = self.directory;
         let Some(first) = directory.live.first() else {
             return Ok(None);

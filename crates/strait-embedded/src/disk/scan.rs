@@ -23,6 +23,9 @@ pub(super) struct Scanner {
     heads: Vec<u8>,
 }
 
+/// What takes the groups of a chain: the place, the header, the whole group.
+pub(super) type Each<'a> = dyn FnMut(u64, &GroupHead, &[u8]) -> Result<(), OpenError> + 'a;
+
 /// What stands at a place of a segment.
 pub(super) enum Found<'a> {
     Group(GroupHead, &'a [u8]),
@@ -92,7 +95,7 @@ impl Scanner {
         mut offset: u64,
         mut seq: u64,
         limit: u64,
-        each: &mut dyn FnMut(u64, &GroupHead, &[u8]) -> Result<(), OpenError>,
+        each: &mut Each<'_>,
     ) -> Result<ChainEnd, OpenError> {
         let bad = loop {
             if seq >= limit {

@@ -298,7 +298,10 @@ impl SnapshotReader {
         let kind = u16::from_le_bytes([bytes[0], bytes[1]]);
         let (key, stamp, len) = (le_u64(&bytes, 8), le_u64(&bytes, 16), le_u32(&bytes, 4));
         if kind == FOOTER {
-            if key != self.read || stamp != self.head.seq {
+            let end = self.offset + SECTION_HEAD as u64;
+            let whole = section_head(FOOTER, self.read, self.head.seq, &[]) == bytes
+                && self.file.len().is_ok_and(|len| len == end);
+            if !whole {
                 return Err(self.damaged("the footer does not fit the sections"));
             }
             return Ok(None);
@@ -390,12 +393,13 @@ fn read_head(file: &dyn File, seq: u64, identity: u128) -> Result<SnapshotHead, 
     Ok(head)
 }
 
-/// The oldest position that a snapshot on the disk replays from: segments before it are not needed for replay, not even
+/// The oldest position that one of the newest two snapshots replays from: segments before it are not needed for replay, not even
 /// when the newest snapshot turns out to be damaged. `None` without a snapshot: all segments are needed.
 pub fn replay_bound(disk: &dyn Disk, identity: u128) -> Result<Option<LogPos>, OpenError> {
     let seqs = snapshots(disk).map_err(|e| OpenError::io("list", "the data directory", e))?;
     let mut bound: Option<LogPos> = None;
-    for seq in seqs {
+    // A crash can bring back older ones, whose removal was not durable; what they need may be gone.
+    for &seq in seqs.iter().rev().take(KEPT) {
         match SnapshotReader::open(disk, identity, seq) {
             Ok(reader) => {
                 let replay = reader.head.replay;

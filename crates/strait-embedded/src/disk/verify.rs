@@ -2,7 +2,7 @@
 //!
 //! The rules are those of [`recover`](super::recover), with two differences: all faults are reported, not only the
 //! first, and segments before the start of replay are read too. Among those a segment may have been released while an
-//! earlier one is still in use, so a gap between two of them is no fault.
+//! earlier one is still in use, so a gap between two of them is no fault by itself.
 
 use super::directory::{Directory, read_header};
 use super::error::OpenError;
@@ -150,7 +150,10 @@ fn is_fault(
     if index == directory.last_written() {
         return Ok(take(judge(traces, Place::end_of(scanner, end)), report));
     }
-    let fault = !traces.none() || end.seq >= bound;
+    // Before the start of replay, unproven traces can be what is left of a tail that was written anew into a segment
+    // that has been released since; with its seal that segment had at least two sequences.
+    let proven = traces.durable >= end.seq || directory.limit(index) == end.seq + 1;
+    let fault = end.seq >= bound || (!traces.none() && proven);
     if fault {
         let fault = gap(disk, directory, index, scanner, end)?;
         report.faults.push(fault);
