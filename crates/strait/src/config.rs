@@ -1,0 +1,241 @@
+//! The configuration file, `strait.toml`.
+//!
+//! ```toml
+//! url = "file:./data"        # the engine; a relative directory counts from this file
+//!
+//! [engine]                   # options of the embedded engine, all optional
+//! durability = "fsync"       # or "os": survives the process, not a power cut
+//! queue_bytes = 67108864     # appends that may wait for the disk
+//! segment_bytes = 67108864
+//! checkpoint_bytes = 1073741824
+//! checkpoint_records = 1000000
+//! memory_bytes = 1073741824  # what `memory:` may hold
+//! body_limit = 1048576       # longest body
+//! retention_every = "10s"
+//! ```
+//!
+//! Unknown keys are refused with their name and line. Durations are text: `500ms`, `30s`, `10m`, `24h`, `7d`.
+//! An environment variable wins over the file: `STRAIT_URL`, and `STRAIT_ENGINE_` with the key in capitals, for
+//! example `STRAIT_ENGINE_DURABILITY=os`. A `STRAIT_ENGINE_` variable that is no key is refused.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::Deserialize;
+use serde::de::{self, Deserializer};
+use strait_core::{Error, Kind, Result};
+
+use crate::open::{EngineOptions, Strait, open_target};
+use crate::target::Target;
+
+/// What a configuration file says, checked.
+#[derive(Debug, Clone)]
+pub struct Config {
+    target: Target,
+    engine: EngineOptions,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct File {
+    url: Option<String>,
+    #[serde(default)]
+    engine: EngineTable,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EngineTable {
+    durability: Option<DurabilityWord>,
+    queue_bytes: Option<usize>,
+    segment_bytes: Option<u64>,
+    checkpoint_bytes: Option<u64>,
+    checkpoint_records: Option<u64>,
+    memory_bytes: Option<u64>,
+    body_limit: Option<usize>,
+    #[serde(default, deserialize_with = "duration")]
+    retention_every: Option<Duration>,
+}
+
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DurabilityWord {
+    Fsync,
+    Os,
+}
+
+impl Config {
+    /// Reads a file and the environment.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` or `Denied` for the file, `Config` for what it says, naming key and line.
+    pub fn read(path: &Path) -> Result<Self> {
+        let text = std::fs::read_to_string(path).map_err(|e| {
+            Error::io(format!("the configuration `{}`", path.display()), e).during("open")
+        })?;
+        let base = path.parent().map(Path::to_owned).unwrap_or_default();
+        Self::parse(&text, &base, std::env::vars_os())
+            .map_err(|e| e.with("file", path.display()).during("open"))
+    }
+
+    /// Checks `text`. `base` is where relative directories begin; `env` overrides.
+    fn parse(
+        text: &str,
+        base: &Path,
+        env: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
+    ) -> Result<Self> {
+        // Once alone, so that an error in the file shows the file's own line; then with the environment on top.
+        toml::from_str::<File>(text).map_err(|e| config_error(&e.to_string()))?;
+        let mut table: toml::Table =
+            toml::from_str(text).map_err(|e| config_error(&e.to_string()))?;
+        let mut base = base.to_owned();
+        for (name, value) in env {
+            override_with(&mut table, &mut base, &name, &value)?;
+        }
+        let file: File = toml::Value::Table(table)
+            .try_into()
+            .map_err(|e: toml::de::Error| config_error(e.message()))?;
+        let url = file.url.ok_or_else(|| {
+            config_error("it has no `url`").next("add a line such as `url = \"file:./data\"`")
+        })?;
+        let target = match Target::parse(&url)? {
+            Target::Config(_) => {
+                return Err(config_error("its `url` names another configuration file"));
+            }
+            target => target.relative_to(&base),
+        };
+        Ok(Config {
+            target,
+            engine: file.engine.options(),
+        })
+    }
+
+    /// Opens the engine that it names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Strait::open`].
+    pub async fn open(self) -> Result<Strait> {
+        open_target(self.target, self.engine).await
+    }
+}
+
+impl EngineTable {
+    #[cfg(feature = "embedded")]
+    fn options(self) -> EngineOptions {
+        use strait_core::events::Durability;
+        let mut options = EngineOptions::default();
+        if let Some(word) = self.durability {
+            options.durability = match word {
+                DurabilityWord::Fsync => Durability::Fsynced,
+                DurabilityWord::Os => Durability::Os,
+            };
+        }
+        set(&mut options.queue_bytes, self.queue_bytes);
+        set(&mut options.segment_bytes, self.segment_bytes);
+        set(&mut options.checkpoint_bytes, self.checkpoint_bytes);
+        set(&mut options.checkpoint_records, self.checkpoint_records);
+        set(&mut options.memory_bytes, self.memory_bytes);
+        set(&mut options.limits.body, self.body_limit);
+        set(&mut options.retention_every, self.retention_every);
+        options
+    }
+
+    #[cfg(not(feature = "embedded"))]
+    fn options(self) -> EngineOptions {
+        EngineOptions
+    }
+}
+
+#[cfg(feature = "embedded")]
+fn set<T>(field: &mut T, value: Option<T>) {
+    if let Some(value) = value {
+        *field = value;
+    }
+}
+
+/// Puts one environment variable over the file, when it is ours.
+fn override_with(
+    table: &mut toml::Table,
+    base: &mut PathBuf,
+    name: &std::ffi::OsStr,
+    value: &std::ffi::OsStr,
+) -> Result<()> {
+    let Some(name) = name.to_str().filter(|name| name.starts_with("STRAIT_")) else {
+        return Ok(());
+    };
+    let key = name.strip_prefix("STRAIT_ENGINE_");
+    if name != "STRAIT_URL" && key.is_none() {
+        return Ok(());
+    }
+    let value = value
+        .to_str()
+        .ok_or_else(|| config_error(&format!("the environment variable {name} is not UTF-8")))?;
+    let Some(key) = key else {
+        table.insert("url".into(), value.into());
+        // Typed into a shell, a relative directory counts from where the shell is.
+        *base = PathBuf::new();
+        return Ok(());
+    };
+    let key = key.to_ascii_lowercase();
+    let engine = table
+        .entry("engine")
+        .or_insert_with(|| toml::Table::new().into())
+        .as_table_mut()
+        .ok_or_else(|| config_error("`engine` is not a table"))?;
+    let value = value
+        .parse::<i64>()
+        .map_or_else(|_| toml::Value::from(value), toml::Value::from);
+    engine.insert(key.clone(), value);
+    EngineTable::deserialize(toml::Value::Table(engine.clone()))
+        .map(drop)
+        .map_err(|e| {
+            config_error(&format!(
+                "the environment variable {name} (key `{key}`): {}",
+                e.message()
+            ))
+        })
+}
+
+fn config_error(why: &str) -> Error {
+    Error::new(
+        Kind::Config,
+        format!("the configuration cannot be used: {}", why.trim_end()),
+    )
+    .next("the keys are listed in the documentation of `strait::config`")
+}
+
+fn duration<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Duration>, D::Error> {
+    let text = String::deserialize(deserializer)?;
+    parse_duration(&text).map(Some).map_err(de::Error::custom)
+}
+
+/// Reads a duration such as `500ms`, `30s`, `10m`, `24h`, `7d`: a whole number and one unit.
+///
+/// # Errors
+///
+/// A sentence that says what is wrong.
+pub fn parse_duration(text: &str) -> Result<Duration, String> {
+    let bad = || {
+        format!(
+            "`{}` is not a duration; write for example `500ms`, `30s`, `10m`, `24h`, `7d`",
+            text.escape_debug()
+        )
+    };
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let number: u64 = number.parse().map_err(|_| bad())?;
+    let millis: u64 = match unit {
+        "ms" => 1,
+        "s" => 1_000,
+        "m" => 60_000,
+        "h" => 3_600_000,
+        "d" => 86_400_000,
+        _ => return Err(bad()),
+    };
+    number
+        .checked_mul(millis)
+        .map(Duration::from_millis)
+        .ok_or_else(bad)
+}

@@ -1,0 +1,78 @@
+//! The names of all metrics, and where they are counted. Nothing is exported unless the program installs a recorder of the
+//! [`metrics`](https://docs.rs/metrics) facade.
+//!
+//! | metric | type | labels | counts |
+//! |---|---|---|---|
+//! | `strait_messages_appended_total` | counter | topic | messages acknowledged to this process |
+//! | `strait_messages_handled_total` | counter | topic, group, verdict | handlings that ended, by verdict: `done`, `retry`, `dead`, `released`, `seen` |
+//! | `strait_handler_seconds` | histogram | topic, group | time in the handler |
+//! | `strait_handler_panics_total` | counter | topic, group | handlings that ended in a panic |
+//! | `strait_undecodable_total` | counter | topic, group | messages that could not be decoded |
+//! | `strait_effects_total` | counter | topic, group | messages sent by handlers, at their commit |
+//! | `strait_fenced_total` | counter | topic, group | commits that came after their lease was lost |
+//! | `strait_leases_lost_total` | counter | topic, group | leases found lost while they were extended |
+//! | `strait_commit_seconds` | histogram | topic, group | time from handing a commit to the engine until it is durable |
+
+use metrics::{Counter, Histogram, counter, histogram};
+use strait_core::Name;
+
+/// `strait_messages_appended_total`
+pub const APPENDED: &str = "strait_messages_appended_total";
+/// `strait_messages_handled_total`
+pub const HANDLED: &str = "strait_messages_handled_total";
+/// `strait_handler_seconds`
+pub const HANDLER_SECONDS: &str = "strait_handler_seconds";
+/// `strait_handler_panics_total`
+pub const PANICS: &str = "strait_handler_panics_total";
+/// `strait_undecodable_total`
+pub const UNDECODABLE: &str = "strait_undecodable_total";
+/// `strait_effects_total`
+pub const EFFECTS: &str = "strait_effects_total";
+/// `strait_fenced_total`
+pub const FENCED: &str = "strait_fenced_total";
+/// `strait_leases_lost_total`
+pub const LEASES_LOST: &str = "strait_leases_lost_total";
+/// `strait_commit_seconds`
+pub const COMMIT_SECONDS: &str = "strait_commit_seconds";
+
+pub(crate) fn appended(topic: &Name, count: u64) {
+    counter!(APPENDED, "topic" => topic.shared()).increment(count);
+}
+
+/// The handles of one consumer, looked up once.
+pub(crate) struct Meters {
+    pub(crate) done: Counter,
+    pub(crate) retry: Counter,
+    pub(crate) dead: Counter,
+    pub(crate) released: Counter,
+    pub(crate) seen: Counter,
+    pub(crate) seconds: Histogram,
+    pub(crate) panics: Counter,
+    pub(crate) undecodable: Counter,
+    pub(crate) effects: Counter,
+    pub(crate) fenced: Counter,
+    pub(crate) leases_lost: Counter,
+    pub(crate) commit_seconds: Histogram,
+}
+
+impl Meters {
+    pub(crate) fn new(topic: &Name, group: &Name) -> Self {
+        let count = |name: &'static str| counter!(name, "topic" => topic.shared(), "group" => group.shared());
+        let time = |name: &'static str| histogram!(name, "topic" => topic.shared(), "group" => group.shared());
+        let handled = |verdict: &'static str| counter!(HANDLED, "topic" => topic.shared(), "group" => group.shared(), "verdict" => verdict);
+        Meters {
+            done: handled("done"),
+            retry: handled("retry"),
+            dead: handled("dead"),
+            released: handled("released"),
+            seen: handled("seen"),
+            seconds: time(HANDLER_SECONDS),
+            panics: count(PANICS),
+            undecodable: count(UNDECODABLE),
+            effects: count(EFFECTS),
+            fenced: count(FENCED),
+            leases_lost: count(LEASES_LOST),
+            commit_seconds: time(COMMIT_SECONDS),
+        }
+    }
+}

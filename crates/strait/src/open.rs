@@ -1,0 +1,225 @@
+//! Opening: from an address, a directory or an engine to a [`Strait`].
+
+use std::fmt;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::Events as EventsLane;
+use strait_core::{Engine, Error, Health, Result};
+use tokio::sync::{Semaphore, watch};
+
+use crate::events::Events;
+use crate::target::Target;
+
+/// Bytes of appends of one [`Strait`] that may be under way; more wait for room.
+pub(crate) const IN_FLIGHT_BYTES: usize = 64 << 20;
+
+/// Time that [`Strait::close`] gives to what is under way.
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
+
+/// An open messaging system: the engine, and the handles of its lanes. Cheap to clone; all clones are one.
+///
+/// Dropping the last clone without [`close`](Strait::close) ends the engine's threads and its listener in the
+/// background: what was acknowledged is durable, an append that is not acknowledged yet may or may not be stored. Close
+/// it to learn that all is written before the process goes on.
+///
+/// ```
+/// # tokio_test(async {
+/// use strait::Strait;
+///
+/// let strait = Strait::memory()?;
+/// let notes = strait.events().topic::<strait::Raw>("notes").await?;
+/// notes.append(&strait::Raw::new("note.taken.v1", "tea at four")).await?;
+/// strait.close().await;
+/// # Ok::<(), strait::Error>(()) });
+/// # fn tokio_test<T>(f: impl Future<Output = Result<T, strait::Error>>) {
+/// #     tokio::runtime::Runtime::new().unwrap().block_on(f).unwrap();
+/// # }
+/// ```
+#[derive(Clone)]
+pub struct Strait {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    engine: Arc<dyn Engine>,
+    events: Option<Arc<dyn EventsLane>>,
+    budget: Arc<Semaphore>,
+}
+
+impl Strait {
+    /// Opens what `target` names:
+    ///
+    /// - `file:DIR`: the embedded engine on a directory, created if it does not exist,
+    /// - `memory:`: the embedded engine on a memory disk; all is gone at the end,
+    /// - the path of a `.toml` file: see [`config`](crate::config).
+    ///
+    /// # Errors
+    ///
+    /// `Config` for an address or file that cannot work (secrets in it are not shown), `Conflict` with code `locked` when
+    /// another process has the directory and does not share it, and whatever the engine says when it opens.
+    pub async fn open(target: &str) -> Result<Self> {
+        match Target::parse(target)? {
+            Target::Config(path) => crate::config::Config::read(&path)?.open().await,
+            target => open_target(target, EngineOptions::default()).await,
+        }
+    }
+
+    /// The embedded engine on a directory, with its defaults; the same as [`open`](Strait::open) with `file:DIR`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Strait::open).
+    #[cfg(feature = "embedded")]
+    pub async fn embedded(dir: impl AsRef<Path>) -> Result<Self> {
+        Self::embedded_with(dir, strait_embedded::Options::default()).await
+    }
+
+    /// The embedded engine on a directory, with options.
+    ///
+    /// # Errors
+    ///
+    /// As for [`open`](Strait::open).
+    #[cfg(feature = "embedded")]
+    pub async fn embedded_with(
+        dir: impl AsRef<Path>,
+        options: strait_embedded::Options,
+    ) -> Result<Self> {
+        open_directory(dir.as_ref(), options).await
+    }
+
+    /// The embedded engine on a memory disk: the same code, nothing survives.
+    ///
+    /// # Errors
+    ///
+    /// None is expected; the signature is that of opening.
+    #[cfg(feature = "embedded")]
+    pub fn memory() -> Result<Self> {
+        let engine = strait_embedded::Embedded::memory(strait_embedded::Options::default())?;
+        Ok(Self::on(engine))
+    }
+
+    /// On an engine that you made.
+    pub fn on(engine: Arc<dyn Engine>) -> Self {
+        let events = engine.lanes().events;
+        let budget = Arc::new(Semaphore::new(IN_FLIGHT_BYTES));
+        Strait {
+            inner: Arc::new(Inner {
+                engine,
+                events,
+                budget,
+            }),
+        }
+    }
+
+    /// The events lane: facts that happened, kept and replayable.
+    pub fn events(&self) -> Events {
+        Events::new(self.clone())
+    }
+
+    /// The engine, for what the handles do not cover.
+    pub fn engine(&self) -> &Arc<dyn Engine> {
+        &self.inner.engine
+    }
+
+    /// The engine's events lane, for what the handles do not cover.
+    ///
+    /// # Errors
+    ///
+    /// `Unsupported` when the engine has none.
+    pub fn events_lane(&self) -> Result<&Arc<dyn EventsLane>> {
+        self.inner.events.as_ref().ok_or_else(|| {
+            Error::unsupported(
+                format!("the engine {} has no events lane", self.inner.engine.id()),
+                "use an engine that has one: `file:DIR` (embedded)",
+            )
+        })
+    }
+
+    /// How the engine is, now and as it changes.
+    pub fn health(&self) -> watch::Receiver<Health> {
+        self.inner.engine.health()
+    }
+
+    /// Ends the engine: consumers end, writes under way finish (for up to 10 s), later calls answer `Closed`.
+    /// Calling it again does nothing.
+    pub async fn close(&self) {
+        self.close_within(CLOSE_GRACE).await;
+    }
+
+    /// [`close`](Strait::close) with another bound.
+    pub async fn close_within(&self, grace: Duration) {
+        self.inner.engine.close(grace).await;
+    }
+
+    pub(crate) fn budget(&self) -> &Arc<Semaphore> {
+        &self.inner.budget
+    }
+}
+
+impl fmt::Debug for Strait {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(
+            f,
+            "Strait({})",
+            crate::target::redact(&self.inner.engine.id().0)
+        )
+    }
+}
+
+#[cfg(feature = "embedded")]
+pub(crate) type EngineOptions = strait_embedded::Options;
+/// Without an engine there is nothing to set.
+#[cfg(not(feature = "embedded"))]
+#[derive(Debug, Clone, Default)]
+pub(crate) struct EngineOptions;
+
+/// One arm per scheme: what can be opened is what stands here.
+#[cfg(feature = "embedded")]
+pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Result<Strait> {
+    match target {
+        Target::Directory(dir) => open_directory(&dir, options).await,
+        Target::Memory => Ok(Strait::on(strait_embedded::Embedded::memory(options)?)),
+        Target::Config(path) => Err(nested(&path)),
+    }
+}
+
+/// Without the embedded engine no address of this build opens anything.
+#[cfg(not(feature = "embedded"))]
+pub(crate) async fn open_target(target: Target, _: EngineOptions) -> Result<Strait> {
+    let shown = match target {
+        Target::Directory(dir) => format!("file:{}", dir.display()),
+        Target::Memory => "memory:".to_owned(),
+        Target::Config(path) => return Err(nested(&path)),
+    };
+    Err(Error::unsupported(
+        format!("`{shown}` needs the embedded engine, and this build is without it"),
+        "switch on the feature `embedded` of the crate `strait`",
+    ))
+}
+
+fn nested(path: &Path) -> Error {
+    Error::new(
+        strait_core::Kind::Config,
+        format!(
+            "`{}` is a configuration file, not an engine",
+            path.display()
+        ),
+    )
+    .next("write `url = \"file:DIR\"` in the configuration")
+}
+
+/// Opening reads and may recover a log, so it gets a thread that may block.
+#[cfg(feature = "embedded")]
+async fn open_directory(dir: &Path, options: EngineOptions) -> Result<Strait> {
+    let dir = dir.to_owned();
+    let opened =
+        tokio::task::spawn_blocking(move || strait_embedded::Embedded::open(dir, options)).await;
+    match opened {
+        Ok(engine) => Ok(Strait::on(engine?)),
+        Err(join) => Err(
+            Error::new(strait_core::Kind::Unexpected, "opening the engine failed").caused_by(join),
+        ),
+    }
+}

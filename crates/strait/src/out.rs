@@ -1,0 +1,195 @@
+//! What a handler sends: held until its verdict.
+
+use std::fmt;
+use std::sync::Arc;
+
+use parking_lot::Mutex;
+use strait_core::events::Expected;
+use strait_core::{Attr, EngineId, Error, Kind, NewRecord, Outgoing, Records, Result, Timestamp};
+use uuid::Uuid;
+
+use crate::events::{Attrs, Topic};
+use crate::message::Message;
+use crate::trace::TraceContext;
+
+/// Namespace of the ids of effects, for UUID version 5 (RFC 9562).
+const EFFECTS: Uuid = Uuid::from_u128(0x8c6b_2e51_5f0d_5a7e_9d3c_1c1f_7ab0_44e2);
+
+/// Effects that one handling may hold.
+const MAX_EFFECTS: usize = 10_000;
+
+/// The messages that a handler sends. They leave when it returns `Ok`, in one commit with the end of its message, or with
+/// [`or_dead_with`](crate::OrFail::or_dead_with); when it fails or is tried again, they never existed.
+///
+/// Each effect's id derives from the consumer, the message and its place among the effects, so that a repeated handling
+/// sends the same ids, and a topic's dedupe window drops what it has.
+///
+/// ```
+/// use strait::{Handled, Out, Raw, State, Topic};
+///
+/// async fn bill(order: Raw, payments: State<Topic<Raw>>, out: Out) -> Handled {
+///     out.append(&payments, &Raw::new("payment.made.v1", "990"))?;
+///     Ok(())                                                  // both, or neither
+/// }
+/// ```
+#[derive(Clone)]
+pub struct Out {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    origin: Origin,
+    state: Mutex<Held>,
+}
+
+/// What ids, trace and causation of effects derive from.
+pub(crate) struct Origin {
+    pub(crate) consumer: Arc<str>,
+    pub(crate) engine: EngineId,
+    pub(crate) message_id: String,
+    pub(crate) correlation: Option<String>,
+    pub(crate) trace: Option<TraceContext>,
+}
+
+#[derive(Default)]
+struct Held {
+    sends: Vec<Outgoing>,
+    ended: bool,
+}
+
+impl Out {
+    pub(crate) fn new(origin: Origin) -> Self {
+        Out {
+            inner: Arc::new(Inner {
+                origin,
+                state: Mutex::default(),
+            }),
+        }
+    }
+
+    /// Sends a message to a topic of the same engine.
+    ///
+    /// # Errors
+    ///
+    /// `Rejected` when the message is over a limit or cannot be written, or too many effects are held; `Unsupported` for a
+    /// topic of another engine; `Closed` after the handler ended.
+    pub fn append<M: Message>(&self, topic: &Topic<M>, message: &M) -> Result<()> {
+        let key = message.key();
+        let mut body = Vec::new();
+        message.encode(&mut body)?;
+        let partition = topic.choose(key.as_deref());
+        let origin = &self.inner.origin;
+        let trace = origin.trace.map(|trace| trace.to_string());
+        let mut attrs = Attrs::default();
+        attrs.push(Attr::Kind, message.kind());
+        attrs.push(Attr::ContentType, M::CONTENT_TYPE);
+        attrs.push(Attr::Traceparent, trace.as_deref());
+        attrs.push(Attr::Causation, Some(&origin.message_id));
+        attrs.push(Attr::Correlation, origin.correlation.as_deref());
+        self.hold(topic, partition, |id| {
+            let mut batch = topic.batch(attrs.as_slice(), Timestamp::now(), id)?;
+            batch.push(NewRecord {
+                key: key.as_deref(),
+                body: &body,
+                ..NewRecord::default()
+            })?;
+            Ok(batch.build())
+        })
+    }
+
+    /// Sends a batch that you made, as it is, to one partition. Its id is its own: derive it from
+    /// [`Meta::id`](crate::Meta::id) if a repeated handling must send the same.
+    ///
+    /// # Errors
+    ///
+    /// As for [`append`](Out::append); `Rejected` for a partition that does not exist.
+    pub fn append_records<M: Message>(
+        &self,
+        topic: &Topic<M>,
+        partition: u32,
+        records: Records,
+    ) -> Result<()> {
+        topic.check_partition(partition)?;
+        self.hold(topic, partition, |_| Ok(records))
+    }
+
+    fn hold<M: Message>(
+        &self,
+        topic: &Topic<M>,
+        partition: u32,
+        records: impl FnOnce(u128) -> Result<Records>,
+    ) -> Result<()> {
+        let origin = &self.inner.origin;
+        if *topic.engine() != origin.engine {
+            return Err(Error::unsupported(
+                format!(
+                    "an effect on topic `{}`, which belongs to another engine",
+                    topic.name()
+                ),
+                "append to it with `topic.append(..).id(..)`, with an id that derives from `meta.id()`",
+            ));
+        }
+        let mut held = self.inner.state.lock();
+        if held.ended {
+            return Err(Error::closed("this handling has ended: its `Out`"));
+        }
+        if held.sends.len() >= MAX_EFFECTS {
+            return Err(
+                Error::new(Kind::Rejected, "one handling holds too many effects")
+                    .with("limit", MAX_EFFECTS)
+                    .next("send a batch as one effect with `append_records`"),
+            );
+        }
+        let id = effect_id(&origin.consumer, &origin.message_id, held.sends.len());
+        held.sends.push(Outgoing::Append {
+            topic: topic.name().clone(),
+            partition,
+            records: records(id)?,
+            expected: Expected::Any,
+            dedupe: true,
+        });
+        Ok(())
+    }
+
+    /// Number of effects held.
+    pub fn len(&self) -> usize {
+        self.inner.state.lock().sends.len()
+    }
+
+    /// True while nothing was sent.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Takes what was sent; later calls to `append` are refused.
+    pub(crate) fn end(&self) -> Vec<Outgoing> {
+        let mut held = self.inner.state.lock();
+        held.ended = true;
+        std::mem::take(&mut held.sends)
+    }
+}
+
+impl fmt::Debug for Out {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Out({} effects)", self.len())
+    }
+}
+
+/// The id of an effect: the same for every handling of the same message by the same consumer.
+fn effect_id(consumer: &str, message: &str, ordinal: usize) -> u128 {
+    let name = format!("{consumer}\0{message}\0{ordinal}");
+    Uuid::new_v5(&EFFECTS, name.as_bytes()).as_u128()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn effect_ids_are_fixed() {
+        // A change here would double the effects of messages that are handled again after an upgrade.
+        let id = Uuid::from_u128(effect_id("billing/orders", "0192.0", 1));
+        assert_eq!(id.to_string(), "b1bf4ddf-3be9-5d6a-88a5-e05e3ce8a8a7");
+        assert_ne!(effect_id("a", "b", 1), effect_id("a", "b", 2));
+    }
+}

@@ -1,0 +1,193 @@
+//! Where an engine is, as text: schemes, and how an address is shown without its secrets.
+
+use std::path::{Path, PathBuf};
+
+use strait_core::{Error, Kind, Result};
+
+/// A parsed address.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) enum Target {
+    /// `file:DIR`
+    Directory(PathBuf),
+    /// `memory:`
+    Memory,
+    /// A path that ends in `.toml`.
+    Config(PathBuf),
+}
+
+/// The schemes of this build, for errors and help.
+const SCHEMES: &str = if cfg!(feature = "embedded") {
+    "`file:DIR`, `memory:`, or the path of a `.toml` file"
+} else {
+    "none: this build of `strait` was made without the feature `embedded`"
+};
+
+impl Target {
+    /// Reads `text`. The scheme decides; anything unknown is refused with the list of what this build knows.
+    pub(crate) fn parse(text: &str) -> Result<Self> {
+        if text.ends_with(".toml") && !text.contains("://") && !text.starts_with("file:") {
+            return Ok(Target::Config(PathBuf::from(text)));
+        }
+        let Some((scheme, rest)) = text.split_once(':') else {
+            return Err(unknown(
+                text,
+                "it has no scheme",
+                Some(format!("a directory is written `file:{}`", redact(text))),
+            ));
+        };
+        match scheme {
+            "file" => directory(text, rest),
+            "memory" if rest.is_empty() || rest == "//" => Ok(Target::Memory),
+            "memory" => Err(unknown(text, "`memory:` takes nothing after it", None)),
+            "strait" => Err(unknown(
+                text,
+                "other machines cannot be reached by this build",
+                Some(
+                    "open the directory itself (`file:DIR`): processes of one machine share it"
+                        .into(),
+                ),
+            )),
+            "kafka" | "redis" | "rediss" | "valkey" | "nats" | "amqp" | "amqps" | "temporal" => {
+                Err(unknown(
+                    text,
+                    &format!("this build has no engine for `{scheme}:`"),
+                    None,
+                ))
+            }
+            _ => Err(unknown(
+                text,
+                &format!("`{}:` is no scheme of strait", redact(scheme)),
+                None,
+            )),
+        }
+    }
+
+    /// This target with relative paths taken from `base` instead of the working directory.
+    pub(crate) fn relative_to(self, base: &Path) -> Self {
+        match self {
+            Target::Directory(dir) if dir.is_relative() => Target::Directory(base.join(dir)),
+            other => other,
+        }
+    }
+}
+
+fn directory(text: &str, rest: &str) -> Result<Target> {
+    let path = match rest.strip_prefix("//") {
+        // `file:///abs` names no host; `file://host/..` would.
+        Some(absolute) if absolute.starts_with('/') => absolute,
+        Some(_) => {
+            return Err(unknown(
+                text,
+                "a host in a `file:` address is not supported",
+                Some("write `file:DIR` or `file:///DIR`".into()),
+            ));
+        }
+        None => rest,
+    };
+    if path.is_empty() || path.contains('\0') {
+        return Err(unknown(
+            text,
+            "it names no directory",
+            Some("write `file:DIR`".into()),
+        ));
+    }
+    Ok(Target::Directory(PathBuf::from(path)))
+}
+
+fn unknown(text: &str, why: &str, next: Option<String>) -> Error {
+    let text = redact(text);
+    let shown: String = text
+        .chars()
+        .take(200)
+        .flat_map(char::escape_debug)
+        .collect();
+    Error::new(Kind::Config, format!("`{shown}` cannot be opened: {why}"))
+        .with("known", SCHEMES)
+        .during("open")
+        .next(next.unwrap_or_else(|| format!("use one of: {SCHEMES}")))
+}
+
+/// `text` without user names, passwords and query values.
+pub(crate) fn redact(text: &str) -> String {
+    let (before, query) = match text.split_once('?') {
+        Some((before, query)) => (before, Some(query)),
+        None => (text, None),
+    };
+    let mut shown = match before.split_once("://") {
+        Some((scheme, rest)) => {
+            let (authority, path) = match rest.find('/') {
+                Some(slash) => rest.split_at(slash),
+                None => (rest, ""),
+            };
+            // The last `@` ends the user information: a password may hold one unescaped.
+            let host = authority
+                .rsplit_once('@')
+                .map_or(authority.to_owned(), |(_, host)| format!("***@{host}"));
+            // A password with an unescaped `/` puts the `@` into what looks like the path.
+            match path.rsplit_once('@') {
+                Some((_, after)) if host == authority => format!("{scheme}://***@{after}"),
+                _ => format!("{scheme}://{host}{path}"),
+            }
+        }
+        None => before.to_owned(),
+    };
+    if let Some(query) = query {
+        shown.push('?');
+        let names: Vec<_> = query
+            .split('&')
+            .map(|pair| {
+                pair.split_once('=')
+                    .map_or(pair.to_owned(), |(name, _)| format!("{name}=***"))
+            })
+            .collect();
+        shown.push_str(&names.join("&"));
+    }
+    shown
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn targets() {
+        let dir = |text: &str| Target::Directory(text.into());
+        assert_eq!(Target::parse("file:./data").unwrap(), dir("./data"));
+        assert_eq!(Target::parse("file:///var/data").unwrap(), dir("/var/data"));
+        assert_eq!(Target::parse("file:a.toml").unwrap(), dir("a.toml"));
+        assert_eq!(Target::parse("memory:").unwrap(), Target::Memory);
+        assert_eq!(
+            Target::parse("conf/strait.toml").unwrap(),
+            Target::Config("conf/strait.toml".into())
+        );
+        for bad in [
+            "",
+            "data",
+            "file:",
+            "file://host/data",
+            "memory:x",
+            "kafka://b",
+            "carrier:pigeon",
+        ] {
+            let error = Target::parse(bad).unwrap_err();
+            assert_eq!(error.kind(), Kind::Config, "{bad}");
+            assert!(error.advice().is_some(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_not_shown() {
+        for text in [
+            "kafka://ada:s3cret@broker:9092/x",
+            "kafka://ada:s3cret@elsewhere@broker",
+            "kafka://ada:s3/cret@broker/x",
+            "redis://:s3cret@host?password=s3cret&db=1",
+            "nowhere://ada:s3cret@host",
+        ] {
+            assert!(!redact(text).contains("s3"), "{}", redact(text));
+            let error = Target::parse(text).unwrap_err();
+            assert!(!format!("{error:?} {error}").contains("s3"), "{error:?}");
+        }
+        assert_eq!(redact("file:./a@b"), "file:./a@b");
+    }
+}
