@@ -1,0 +1,155 @@
+//! The cases of the events lane, by area. Each is one sentence of the contract, written above it.
+
+use std::future::Future;
+use std::pin::Pin;
+
+use strait_core::Offer;
+use strait_core::events::Caps;
+
+use crate::fault::Check;
+use crate::lab::Lab;
+
+mod append;
+mod assignment;
+mod closing;
+mod dead;
+mod dedupe;
+mod expected;
+mod groups;
+mod leases;
+mod ledger;
+mod operate;
+mod order;
+mod progress;
+mod read;
+mod refused;
+mod retries;
+mod stress;
+mod topics;
+mod units;
+
+/// All cases.
+pub(crate) fn all() -> Vec<Case> {
+    [
+        append::cases(),
+        read::cases(),
+        topics::cases(),
+        dedupe::cases(),
+        expected::cases(),
+        groups::cases(),
+        progress::cases(),
+        assignment::cases(),
+        leases::cases(),
+        retries::cases(),
+        order::cases(),
+        dead::cases(),
+        operate::cases(),
+        units::cases(),
+        ledger::cases(),
+        closing::cases(),
+        refused::cases(),
+        stress::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
+}
+
+type Run = Box<dyn Fn(Lab) -> Pin<Box<dyn Future<Output = Check>>> + Send + Sync>;
+
+/// One case.
+pub(crate) struct Case {
+    /// Its name, the same for every engine.
+    pub(crate) name: &'static str,
+    /// What the engine must offer for it.
+    needs: Vec<Need>,
+    /// What the engine must refuse for it: a reverse case.
+    refuses: Option<Need>,
+    /// Runs it.
+    pub(crate) run: Run,
+}
+
+/// A case from its function.
+fn case<F, R>(name: &'static str, run: F) -> Case
+where
+    F: Fn(Lab) -> R + Send + Sync + 'static,
+    R: Future<Output = Check> + 'static,
+{
+    Case {
+        name,
+        needs: Vec::new(),
+        refuses: None,
+        run: Box::new(move |lab| Box::pin(run(lab))),
+    }
+}
+
+impl Case {
+    /// Left out where the engine refuses this.
+    fn needs(mut self, need: Need) -> Self {
+        self.needs.push(need);
+        self
+    }
+
+    /// Left out where the engine offers this.
+    fn where_refused(mut self, need: Need) -> Self {
+        self.refuses = Some(need);
+        self
+    }
+
+    /// The feature without which the case cannot be: `None` where the engine offers all of them.
+    pub(crate) fn left_out(&self, caps: &Caps) -> Option<String> {
+        self.needs.iter().find_map(|need| match need.offer(caps) {
+            Offer::Refused(nearest) => Some(format!("refused: {need:?} ({nearest})")),
+            Offer::Native | Offer::Layered(_) => None,
+        })
+    }
+
+    /// True for a reverse case whose feature the engine offers: there is nothing to ask.
+    pub(crate) fn is_void(&self, caps: &Caps) -> bool {
+        self.refuses.is_some_and(|need| need.offer(caps).is_there())
+    }
+}
+
+/// A feature of [`Caps`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Need {
+    DenseOffsets,
+    KeyOrder,
+    ByTime,
+    ByKey,
+    ExpectedPosition,
+    ExpectedKeyVersion,
+    Dedupe,
+    AtomicEffects,
+    Ledger,
+    Fencing,
+    LeaseExtension,
+    Parking,
+    DeadLetters,
+    CompletedRanges,
+    RetentionAge,
+    RetentionBytes,
+}
+
+impl Need {
+    fn offer(self, caps: &Caps) -> Offer {
+        match self {
+            Need::DenseOffsets => caps.dense_offsets,
+            Need::KeyOrder => caps.key_order,
+            Need::ByTime => caps.by_time,
+            Need::ByKey => caps.by_key,
+            Need::ExpectedPosition => caps.expected_position,
+            Need::ExpectedKeyVersion => caps.expected_key_version,
+            Need::Dedupe => caps.dedupe,
+            Need::AtomicEffects => caps.atomic_effects,
+            Need::Ledger => caps.ledger,
+            Need::Fencing => caps.fencing,
+            Need::LeaseExtension => caps.lease_extension,
+            Need::Parking => caps.parking,
+            Need::DeadLetters => caps.dead_letters,
+            Need::CompletedRanges => caps.completed_ranges,
+            Need::RetentionAge => caps.retention_age,
+            Need::RetentionBytes => caps.retention_bytes,
+        }
+    }
+}

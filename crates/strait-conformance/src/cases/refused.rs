@@ -1,0 +1,199 @@
+//! The reverse cases: what the capabilities refuse is answered with `Unsupported`, never with silence.
+
+use std::time::Duration;
+
+use strait_core::events::{
+    Append, Expected, GroupSpec, Order, ReadKey, Retention, Start, TopicSpec,
+};
+use strait_core::{Claim, Kind, Timestamp, Unit, Verdict};
+
+use super::{Case, Need, case};
+use crate::fault::Check;
+use crate::lab::{Lab, batch, not_applied, outgoing, plain, retry};
+
+pub(super) fn cases() -> Vec<Case> {
+    vec![
+        case("refused_key_order", key_order).where_refused(Need::KeyOrder),
+        case("refused_by_time", by_time).where_refused(Need::ByTime),
+        case("refused_by_key", by_key).where_refused(Need::ByKey),
+        case("refused_expected_position", position).where_refused(Need::ExpectedPosition),
+        case("refused_key_versions", key_versions).where_refused(Need::ExpectedKeyVersion),
+        case("refused_dedupe", dedupe).where_refused(Need::Dedupe),
+        case("refused_atomic_effects", effects).where_refused(Need::AtomicEffects),
+        case("refused_ledger", ledger).where_refused(Need::Ledger),
+        case("refused_under", under).where_refused(Need::Fencing),
+        case("refused_lease_extension", extension).where_refused(Need::LeaseExtension),
+        case("refused_retry", retrying).where_refused(Need::Parking),
+        case("refused_dead_letters", dead_letters).where_refused(Need::DeadLetters),
+        case("refused_retention_age", retention_age).where_refused(Need::RetentionAge),
+        case("refused_retention_bytes", retention_bytes).where_refused(Need::RetentionBytes),
+    ]
+}
+
+/// Joining with order by key.
+async fn key_order(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let spec = GroupSpec {
+        order: Order::Key,
+        ..lab.spec(&topic)?
+    };
+    check_refused!(lab.events.join(spec).await, Unsupported, "order by key");
+    Ok(())
+}
+
+/// Locating a time.
+async fn by_time(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let start = Start::Time(Timestamp::from_millis(0));
+    let answer = lab.events.locate(topic, 0, start).await;
+    check_refused!(answer, Unsupported, "locating a time");
+    Ok(())
+}
+
+/// Reading a key.
+async fn by_key(lab: Lab) -> Check {
+    let read = ReadKey {
+        topic: lab.topic(1).await?,
+        key: b"ada".to_vec(),
+        from: 1,
+        limit: 10,
+    };
+    check_refused!(
+        lab.events.read_key(read).await,
+        Unsupported,
+        "reading a key"
+    );
+    Ok(())
+}
+
+async fn expects(lab: &Lab, expected: Expected) -> Check {
+    let topic = lab.topic(1).await?;
+    let append = Append {
+        expected,
+        ..plain(&topic, 0, batch(&["ada=a"])?)
+    };
+    let answer = lab.events.append(append).await;
+    check_refused!(answer, Unsupported, "an append that expects something");
+    check_eq!(lab.bodies(&topic, 0).await?.len(), 0, "messages");
+    Ok(())
+}
+
+/// Expecting a position.
+async fn position(lab: Lab) -> Check {
+    expects(&lab, Expected::Position(Default::default())).await
+}
+
+/// Expecting a key's version, and declaring a topic that keeps them.
+async fn key_versions(lab: Lab) -> Check {
+    expects(&lab, Expected::KeyVersion(0)).await?;
+    let mut spec = TopicSpec::new(lab.name("t")?);
+    spec.key_versions = Some(true);
+    check_refused!(lab.events.declare(spec).await, Unsupported, "key versions");
+    Ok(())
+}
+
+/// Asking for known ids.
+async fn dedupe(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let append = Append {
+        dedupe: true,
+        ..plain(&topic, 0, batch(&["a"])?)
+    };
+    check_refused!(lab.events.append(append).await, Unsupported, "known ids");
+    check_eq!(lab.bodies(&topic, 0).await?.len(), 0, "messages");
+    Ok(())
+}
+
+async fn unsupported(lab: &Lab, unit: Unit) -> Check {
+    let (_, error) = not_applied(lab.commit(unit).await?)?;
+    check_eq!(error.kind(), Kind::Unsupported, "kind of the error");
+    Ok(())
+}
+
+/// Settling and sending in one unit.
+async fn effects(lab: Lab) -> Check {
+    let (topic, sink) = (lab.topic(1).await?, lab.topic(1).await?);
+    lab.put(&topic, 0, &["a"]).await?;
+    let (_, mut member) = lab.consume(&topic).await?;
+    let mut unit = Unit::settle(member.delivery().await?.receipt, Verdict::Done);
+    unit.send.push(outgoing(&sink, "effect")?);
+    unsupported(&lab, unit).await?;
+    check_eq!(lab.bodies(&sink, 0).await?.len(), 0, "effects");
+    Ok(())
+}
+
+/// Claiming a key.
+async fn ledger(lab: Lab) -> Check {
+    let claim = Claim {
+        scope: "s".to_owned(),
+        key: "k".to_owned(),
+        holder: "h".to_owned(),
+        lease: Duration::from_secs(1),
+        wait: Duration::ZERO,
+        at_most_once: false,
+    };
+    check_refused!(lab.engine.claim(claim).await, Unsupported, "a claim");
+    Ok(())
+}
+
+/// A unit under a receipt.
+async fn under(lab: Lab) -> Check {
+    let (topic, sink) = (lab.topic(1).await?, lab.topic(1).await?);
+    lab.put(&topic, 0, &["a"]).await?;
+    let (_, mut member) = lab.consume(&topic).await?;
+    let delivery = member.delivery().await?;
+    let mut unit = Unit::send(outgoing(&sink, "step")?);
+    unit.under = Some(delivery.receipt.fence());
+    unsupported(&lab, unit).await?;
+    check_eq!(lab.bodies(&sink, 0).await?.len(), 0, "effects");
+    Ok(())
+}
+
+/// Extending a lease.
+async fn extension(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["a"]).await?;
+    let (_, mut member) = lab.consume(&topic).await?;
+    let fences = vec![member.delivery().await?.receipt.fence()];
+    let control = &member.consumer.control;
+    let answer = control.extend(fences, Duration::from_secs(1)).await;
+    check_refused!(answer, Unsupported, "an extension");
+    Ok(())
+}
+
+async fn verdict(lab: &Lab, verdict: Verdict) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["a"]).await?;
+    let (_, mut member) = lab.consume(&topic).await?;
+    let unit = Unit::settle(member.delivery().await?.receipt, verdict);
+    unsupported(lab, unit).await
+}
+
+/// A retry with a delay.
+async fn retrying(lab: Lab) -> Check {
+    verdict(&lab, retry(Duration::from_secs(1))).await
+}
+
+/// Giving up a message.
+async fn dead_letters(lab: Lab) -> Check {
+    verdict(&lab, Verdict::Dead("no".into())).await
+}
+
+async fn retention(lab: &Lab, retention: Retention) -> Check {
+    let mut spec = TopicSpec::new(lab.name("t")?);
+    spec.retention = Some(retention);
+    check_refused!(lab.events.declare(spec).await, Unsupported, "{retention:?}");
+    Ok(())
+}
+
+/// Declaring a retention by age.
+async fn retention_age(lab: Lab) -> Check {
+    let age = Some(Duration::from_secs(60));
+    retention(&lab, Retention { age, bytes: None }).await
+}
+
+/// Declaring a retention by size.
+async fn retention_bytes(lab: Lab) -> Check {
+    let bytes = Some(1 << 30);
+    retention(&lab, Retention { age: None, bytes }).await
+}

@@ -1,0 +1,226 @@
+//! Many producers and members at once, by chance from a seed; then the history is checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::GroupSpec;
+use strait_core::{Kind, Name, partition_of};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+
+use super::{Case, Need, case};
+use crate::fault::{Check, Fault};
+use crate::history::{self, Did, History, Stored};
+use crate::lab::{Lab, batch, body};
+use crate::rng::Rng;
+
+mod worker;
+use worker::Worker;
+
+const PARTITIONS: u32 = 4;
+const PRODUCERS: u64 = 4;
+const MEMBERS: u64 = 3;
+const MESSAGES: u32 = 60;
+const MAX_ATTEMPTS: u32 = 6;
+/// The longest that all messages may take to their end; below the limit of a case.
+const DRAIN: Duration = Duration::from_secs(20);
+
+pub(super) fn cases() -> Vec<Case> {
+    [
+        case("history_of_steady_members", |lab| {
+            story(lab, 11, Churn::None)
+        }),
+        case("history_of_members_that_come_and_go", |lab| {
+            story(lab, 12, Churn::Leave)
+        }),
+        case("history_of_members_that_die", |lab| {
+            story(lab, 13, Churn::Die)
+        }),
+        case("history_over_reopens", |lab| story(lab, 14, Churn::Engine)),
+    ]
+    .into_iter()
+    .map(|case| {
+        case.needs(Need::KeyOrder)
+            .needs(Need::Parking)
+            .needs(Need::DeadLetters)
+            .needs(Need::AtomicEffects)
+            .needs(Need::Fencing)
+    })
+    .collect()
+}
+
+/// What is unsteady.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Churn {
+    /// Nothing but the verdicts.
+    None,
+    /// Members leave in order; others join.
+    Leave,
+    /// Members die, or go on as zombies; others join.
+    Die,
+    /// The engine is closed and opened three times.
+    Engine,
+}
+
+/// What all workers of a run share.
+#[derive(Clone)]
+struct Stage {
+    history: Arc<History>,
+    /// The engine, as it is opened again.
+    labs: watch::Receiver<Lab>,
+    topic: Name,
+    sink: Name,
+    spec: GroupSpec,
+}
+
+impl Stage {
+    fn lab(&self) -> Lab {
+        self.labs.borrow().clone()
+    }
+
+    /// Waits for the next engine after this one was closed.
+    async fn next_lab(&mut self) -> Check {
+        self.labs.changed().await.map_err(Fault::new)
+    }
+}
+
+/// Four producers and three members; every message that is acknowledged comes to one end, in order, with its effects.
+async fn story(lab: Lab, seed: u64, churn: Churn) -> Check {
+    let (topic, sink) = (lab.topic(PARTITIONS).await?, lab.topic(1).await?);
+    let spec = GroupSpec {
+        max_attempts: MAX_ATTEMPTS,
+        ..lab.spec(&topic)?
+    };
+    let (engine, labs) = watch::channel(lab.clone());
+    let stage = Stage {
+        history: Arc::new(History::new()),
+        labs,
+        topic,
+        sink,
+        spec,
+    };
+    let (stop, stopped) = watch::channel(false);
+    let mut workers = JoinSet::new();
+    for number in 0..MEMBERS {
+        let rng = Rng::new(seed * 100 + number);
+        let worker = Worker::new(number, churn, rng, stage.clone(), stopped.clone());
+        workers.spawn(worker.run());
+    }
+    let mut producers = JoinSet::new();
+    for number in 0..PRODUCERS {
+        let rng = Rng::new(seed * 1_000 + number);
+        producers.spawn(produce(number, rng, stage.clone()));
+    }
+    let mut lab = lab;
+    if churn == Churn::Engine {
+        reopen_three_times(&mut lab, &engine).await?;
+    }
+    while let Some(ended) = producers.join_next().await {
+        ended.map_err(Fault::new)??;
+    }
+    let owing = drain(&lab, &stage, &mut workers).await;
+    stop.send_replace(true);
+    while let Some(ended) = workers.join_next().await {
+        ended.map_err(Fault::new)??;
+    }
+    judge(&lab, &stage, owing?).await
+}
+
+async fn reopen_three_times(lab: &mut Lab, engine: &watch::Sender<Lab>) -> Check {
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(30)).await;
+        lab.reopen().await?;
+        engine.send_replace(lab.clone());
+    }
+    Ok(())
+}
+
+/// Waits until the group owes nothing, or the time is over; gives what it owes.
+async fn drain(lab: &Lab, stage: &Stage, workers: &mut JoinSet<Check>) -> Check<u64> {
+    let deadline = tokio::time::Instant::now() + DRAIN;
+    loop {
+        let lag = match lab
+            .events
+            .group(stage.spec.group.clone(), stage.topic.clone())
+            .await
+        {
+            Ok(info) => info.lag(),
+            // No member has joined yet.
+            Err(error) if error.kind() == Kind::NotFound => u64::MAX,
+            Err(error) => return Err(error.into()),
+        };
+        if lag == 0 || tokio::time::Instant::now() > deadline {
+            return Ok(lag);
+        }
+        if let Some(ended) = workers.try_join_next() {
+            ended.map_err(Fault::new)??;
+            return Err(Fault::new("a member ended before all was handled"));
+        }
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+async fn judge(lab: &Lab, stage: &Stage, lag: u64) -> Check {
+    let mut stored = Stored {
+        lag,
+        max_attempts: MAX_ATTEMPTS,
+        effects: lab.bodies(&stage.sink, 0).await?,
+        ..Stored::default()
+    };
+    for partition in 0..PARTITIONS {
+        for message in lab.all(&stage.topic, partition).await? {
+            let place = (partition, message.position());
+            stored.log.insert(place, body(&message));
+        }
+    }
+    for letter in lab.dead(&stage.spec).await? {
+        stored.dead.push((body(&letter.message), letter.attempts));
+    }
+    let found = history::check(&stage.history.events(), &stored);
+    if let Some(first) = found.first() {
+        let more = found.len() - 1;
+        return Err(Fault::new(format!("{first}\n  and {more} more")));
+    }
+    check_eq!(lag, 0, "messages that the group still owes after {DRAIN:?}");
+    Ok(())
+}
+
+/// Appends messages with a few keys of its own, each key always to its partition, one batch after the other.
+async fn produce(number: u64, mut rng: Rng, mut stage: Stage) -> Check {
+    let mut next = 0;
+    while next < MESSAGES {
+        let key = format!("k{number}-{}", rng.below(4));
+        let partition = partition_of(key.as_bytes(), PARTITIONS);
+        let texts: Vec<String> = (0..=rng.below(3))
+            .map(|_| {
+                next += 1;
+                format!("{number}.{next}")
+            })
+            .collect();
+        let keyed: Vec<String> = texts.iter().map(|text| format!("{key}={text}")).collect();
+        let keyed: Vec<&str> = keyed.iter().map(String::as_str).collect();
+        let sent = match stage
+            .lab()
+            .append(&stage.topic, partition, batch(&keyed)?)
+            .await
+        {
+            Ok(sent) => sent,
+            Err(error) if error.kind() == Kind::Closed => {
+                stage.next_lab().await?;
+                continue;
+            }
+            Err(error) => return Err(error.into()),
+        };
+        let (high, low) = sent.first.parts();
+        for (i, text) in (0..).zip(texts) {
+            let place = (partition, strait_core::Position::of_parts(high, low + i));
+            let key = key.clone();
+            let who = format!("producer {number}");
+            stage.history.add(who, Did::Appended { text, key, place });
+        }
+        if rng.percent(30) {
+            tokio::time::sleep(Duration::from_millis(rng.below(3))).await;
+        }
+    }
+    Ok(())
+}
