@@ -1,0 +1,131 @@
+//! The events lane over a connection.
+
+use strait_core::events::{
+    Append, Caps, Cursor, DeadLetter, Events, GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive,
+    Seek, Start, TopicChange, TopicInfo, TopicSpec,
+};
+use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
+
+use super::Client;
+use super::link::Effects;
+use crate::frame::{PAYLOAD_MAX, kind};
+use crate::wire::{DeadLettersOf, KeyMessages, Out, Wire};
+
+/// What a batch may not fill of a frame: the fields of its append beside it.
+const APPEND_FIELDS: usize = 4096;
+
+/// The events lane of the engine at the other end.
+#[derive(Debug)]
+pub(super) struct RemoteEvents {
+    pub(super) client: Client,
+    pub(super) caps: Caps,
+}
+
+impl RemoteEvents {
+    fn call<T: Wire + Send + 'static>(
+        &self,
+        kind: u8,
+        effects: Effects,
+        request: &impl Wire,
+    ) -> Fut<Result<T>> {
+        self.client.call(kind, effects, request)
+    }
+}
+
+impl Events for RemoteEvents {
+    fn caps(&self) -> Caps {
+        Caps {
+            max_batch: self.caps.max_batch.min(PAYLOAD_MAX - APPEND_FIELDS),
+            ..self.caps.clone()
+        }
+    }
+
+    fn declare(&self, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
+        self.call(kind::DECLARE, Effects::Repeatable, &topic)
+    }
+
+    fn alter(&self, topic: Name, change: TopicChange) -> Fut<Result<TopicInfo>> {
+        self.call(kind::ALTER, Effects::Once, &(topic, change))
+    }
+
+    fn delete(&self, topic: Name) -> Fut<Result<()>> {
+        self.call(kind::DELETE, Effects::Once, &topic)
+    }
+
+    fn topics(&self) -> Fut<Result<Vec<TopicInfo>>> {
+        self.call(kind::TOPICS, Effects::None, &())
+    }
+
+    fn topic(&self, topic: Name) -> Fut<Result<TopicInfo>> {
+        self.call(kind::TOPIC, Effects::None, &topic)
+    }
+
+    fn append(&self, append: Append) -> Fut<Result<Sent>> {
+        let effects = if append.dedupe {
+            Effects::Repeatable
+        } else {
+            Effects::Once
+        };
+        let payload = Out::of(&append);
+        let client = self.client.clone();
+        Box::pin(async move {
+            let link = client.link.clone();
+            let _permit = link.permit(payload.len()).await;
+            link.call(kind::APPEND, effects, payload).await
+        })
+    }
+
+    fn read(&self, cursor: Cursor, max_bytes: usize) -> Fut<Result<Chunk>> {
+        let request = (cursor, max_bytes.min(PAYLOAD_MAX));
+        self.call(kind::READ, Effects::None, &request)
+    }
+
+    fn locate(&self, topic: Name, partition: u32, start: Start) -> Fut<Result<Position>> {
+        self.call(kind::LOCATE, Effects::None, &(topic, (partition, start)))
+    }
+
+    fn read_key(&self, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
+        let messages = self.call::<KeyMessages>(kind::READ_KEY, Effects::None, &read);
+        Box::pin(async move { messages.await.map(|messages| messages.0) })
+    }
+
+    fn join(&self, group: GroupSpec) -> Fut<Result<Consumer>> {
+        Box::pin(self.client.clone().open(group))
+    }
+
+    fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
+        self.call(kind::GROUPS, Effects::None, &())
+    }
+
+    fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
+        self.call(kind::GROUP, Effects::None, &(group, topic))
+    }
+
+    fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
+        self.call(kind::SEEK, Effects::Once, &seek)
+    }
+
+    fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
+        self.call(kind::DELETE_GROUP, Effects::Once, &(group, topic))
+    }
+
+    fn dead_letters(
+        &self,
+        group: Name,
+        topic: Name,
+        from: u64,
+        limit: usize,
+    ) -> Fut<Result<Vec<DeadLetter>>> {
+        let request = DeadLettersOf {
+            group,
+            topic,
+            from,
+            limit,
+        };
+        self.call(kind::DEAD_LETTERS, Effects::None, &request)
+    }
+
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
+        self.call(kind::REDRIVE, Effects::Once, &redrive)
+    }
+}

@@ -1,0 +1,146 @@
+//! Commits: units stay here while their identities travel, so that what was not applied comes back whole.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use strait_core::{Effect, Error, Outcome, Result, Unit};
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::link::{Effects, Link, too_large};
+use crate::frame::kind;
+use crate::wire::{Out, WireOutcome, WireUnit, copy_of, malformed, read, speaks};
+
+type Answer = oneshot::Sender<Vec<Outcome>>;
+
+/// The outcomes to come, in the order of the units.
+#[derive(Debug)]
+pub(crate) struct Commit(Vec<oneshot::Receiver<Vec<Outcome>>>);
+
+impl Commit {
+    /// Waits for all of them.
+    pub(crate) async fn outcomes(self) -> Vec<Outcome> {
+        let mut all = Vec::new();
+        for part in self.0 {
+            // Every part is answered before the connection's thread ends.
+            all.extend(part.await.unwrap_or_default());
+        }
+        all
+    }
+}
+
+/// Sends units at once, or as soon as there is room on the connection. From here on the commit owns them and runs to
+/// its end, whether anybody waits for it or not.
+pub(crate) fn send(link: &Arc<Link>, units: Vec<Unit>) -> Commit {
+    let mut answers = Vec::new();
+    for part in parts(units, link.welcome.payload_max as usize) {
+        let (answer, answered) = oneshot::channel();
+        answers.push(answered);
+        match part {
+            Part::Refused(unit, error) => {
+                // Nobody listens when the commit was dropped.
+                let _ = answer.send(vec![Outcome::NotApplied(unit, error)]);
+            }
+            Part::Request(request) => match link.try_permit(request.payload.len()) {
+                Some(permit) => request.send(link, permit, answer),
+                None => {
+                    let link = link.clone();
+                    link.runtime.clone().spawn(async move {
+                        let permit = link.permit(request.payload.len()).await;
+                        request.send(&link, permit, answer);
+                    });
+                }
+            },
+        }
+    }
+    Commit(answers)
+}
+
+enum Part {
+    Request(Request),
+    Refused(Unit, Error),
+}
+
+/// Units of one request.
+struct Request {
+    units: Vec<Unit>,
+    payload: Out,
+}
+
+/// Puts units together that fit one request; what cannot be sent stands by itself.
+fn parts(units: Vec<Unit>, limit: usize) -> Vec<Part> {
+    let mut parts = Vec::new();
+    for unit in units {
+        let payload = Out::of(&WireUnit::of(&unit));
+        if !unit.send.iter().all(speaks) {
+            let what = "a message for a lane that version 1 of strait:// does not carry";
+            let error = Error::unsupported(what, "use an engine in this process");
+            parts.push(Part::Refused(unit, error));
+        } else if payload.len() > limit {
+            parts.push(Part::Refused(unit, too_large(payload.len(), limit)));
+        } else if let Some(Part::Request(open)) = parts.last_mut()
+            && open.payload.len() + payload.len() <= limit
+        {
+            open.units.push(unit);
+            open.payload.append(payload);
+        } else {
+            let units = vec![unit];
+            parts.push(Part::Request(Request { units, payload }));
+        }
+    }
+    parts
+}
+
+impl Request {
+    fn send(self, link: &Link, permit: Option<OwnedSemaphorePermit>, answer: Answer) {
+        let Request { units, payload } = self;
+        let reply = move |result| {
+            drop(permit);
+            // When nobody listens, units that come back are dropped here and their receipts abandoned.
+            let _ = answer.send(outcomes(units, result));
+        };
+        link.request(kind::COMMIT, Effects::Once, payload, Box::new(reply));
+    }
+}
+
+/// Brings the answer and the units together.
+fn outcomes(units: Vec<Unit>, answer: Result<Bytes>) -> Vec<Outcome> {
+    let answer = answer.and_then(|payload| {
+        let list = read::<Result<Vec<WireOutcome>>>(payload)?;
+        match list {
+            Ok(list) if list.len() != units.len() => {
+                Err(malformed("not one outcome per unit").unknown())
+            }
+            list => list,
+        }
+    });
+    match answer {
+        Ok(list) => {
+            let pairs = units.into_iter().zip(list);
+            pairs.map(|(unit, outcome)| outcome.with(unit)).collect()
+        }
+        Err(error) => {
+            let each = units.into_iter().map(|unit| match error.effect() {
+                Effect::NotDone => WireOutcome::NotApplied(copy_of(&error)).with(unit),
+                Effect::Unknown => WireOutcome::Unknown(copy_of(&error)).with(unit),
+            });
+            each.collect()
+        }
+    }
+}
+
+impl WireOutcome {
+    fn with(self, unit: Unit) -> Outcome {
+        let outcome = match self {
+            WireOutcome::NotApplied(error) => return Outcome::NotApplied(unit, error),
+            WireOutcome::Applied(sent) => Outcome::Applied(sent),
+            WireOutcome::Seen(result) => Outcome::Seen(result),
+            WireOutcome::Fenced => Outcome::Fenced,
+            WireOutcome::Unknown(error) => Outcome::Unknown(error),
+        };
+        // Settled, or no longer ours: not abandoned.
+        for (receipt, _) in unit.settle {
+            receipt.settle();
+        }
+        outcome
+    }
+}

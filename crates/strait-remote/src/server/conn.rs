@@ -1,0 +1,111 @@
+//! What the parts of a served connection share.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use strait_core::events::Events;
+use strait_core::{Engine, Error, Result};
+
+use super::member::Member;
+use super::receipts::Receipts;
+use crate::frame::kind;
+use crate::outbox::Outbox;
+use crate::wire::Out;
+
+/// The shortest silence after which a member is given up, however short its leases are.
+const SILENCE_LEAST: Duration = Duration::from_millis(250);
+
+/// A served connection.
+#[derive(Debug)]
+pub(super) struct Conn {
+    pub(super) engine: Arc<dyn Engine>,
+    events: Option<Arc<dyn Events>>,
+    pub(super) outbox: Outbox,
+    pub(super) receipts: Mutex<Receipts>,
+    members: Mutex<Members>,
+}
+
+#[derive(Debug, Default)]
+struct Members {
+    open: HashMap<u64, Arc<Member>>,
+    over: bool,
+}
+
+impl Conn {
+    pub(super) fn new(engine: Arc<dyn Engine>) -> Self {
+        Conn {
+            events: engine.lanes().events,
+            engine,
+            outbox: Outbox::default(),
+            receipts: Mutex::default(),
+            members: Mutex::default(),
+        }
+    }
+
+    /// The events lane.
+    pub(super) fn events(&self) -> Result<&Arc<dyn Events>> {
+        let missing = || Error::unsupported("the events lane", "use an engine that offers it");
+        self.events.as_ref().ok_or_else(missing)
+    }
+
+    /// Tells the peer when the engine's health changes; ends with the engine.
+    pub(super) async fn tell_health(&self) {
+        let mut health = self.engine.health();
+        while health.changed().await.is_ok() {
+            let now = health.borrow_and_update().clone();
+            self.outbox.push(kind::HEALTH, 0, Out::of(&now));
+        }
+        std::future::pending::<()>().await;
+    }
+
+    /// A consumer of this connection.
+    pub(super) fn member(&self, consumer: u64) -> Option<Arc<Member>> {
+        self.members.lock().open.get(&consumer).cloned()
+    }
+
+    /// Keeps a consumer. `false` when the connection is over.
+    pub(super) fn admit(&self, consumer: u64, member: Arc<Member>) -> bool {
+        let mut members = self.members.lock();
+        if !members.over {
+            members.open.insert(consumer, member);
+        }
+        !members.over
+    }
+
+    /// A consumer leaves; its receipts are abandoned by the engine.
+    pub(super) fn leave(&self, consumer: u64) {
+        let member = self.members.lock().open.remove(&consumer);
+        if let Some(member) = member {
+            self.part(consumer, &member);
+        }
+    }
+
+    /// All of them leave, and nobody joins any more.
+    pub(super) fn leave_all(&self) {
+        let mut members = self.members.lock();
+        members.over = true;
+        let open = std::mem::take(&mut members.open);
+        drop(members);
+        for (consumer, member) in open {
+            self.part(consumer, &member);
+        }
+    }
+
+    fn part(&self, consumer: u64, member: &Member) {
+        member.leave();
+        // The engine abandons what a leaving member has out; here they only end.
+        for receipt in self.receipts.lock().take_all(consumer, None) {
+            receipt.settle();
+        }
+    }
+
+    /// How long the peer may be silent: the shortest lease of its consumers. A process that is stopped would otherwise
+    /// keep its partitions for ever. `None` without consumers.
+    pub(super) fn silence(&self) -> Option<Duration> {
+        let members = self.members.lock();
+        let shortest = members.open.values().map(|member| member.lease).min()?;
+        Some(shortest.max(SILENCE_LEAST))
+    }
+}

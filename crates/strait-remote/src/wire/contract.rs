@@ -1,0 +1,253 @@
+//! The nouns of the events lane.
+
+use std::time::Duration;
+
+use strait_core::events::{
+    Append, Caps, Cursor, Durability, Expected, GroupInfo, GroupSpec, MemberInfo, Order,
+    PartitionInfo, ReadKey, Redrive, Retention, Seek, ShardInfo, Start, TopicChange, TopicInfo,
+    TopicSpec,
+};
+use strait_core::{Offer, Result};
+
+use super::texts::keep;
+use super::{In, Out, Wire, malformed, put_text, wire_struct};
+
+impl Wire for Offer {
+    fn put(&self, out: &mut Out) {
+        let (tag, text) = match self {
+            Offer::Native => (0u8, ""),
+            Offer::Layered(cost) => (1, *cost),
+            Offer::Refused(nearest) => (2, *nearest),
+        };
+        tag.put(out);
+        put_text(text, out);
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        let (tag, text) = (u8::get(input)?, String::get(input)?);
+        let text = keep(&text).unwrap_or("see the documentation of the engine");
+        Ok(match tag {
+            0 => Offer::Native,
+            1 => Offer::Layered(text),
+            2 => Offer::Refused(text),
+            _ => return Err(malformed("unknown offer")),
+        })
+    }
+}
+
+impl Wire for Durability {
+    fn put(&self, out: &mut Out) {
+        let tag = match self {
+            Durability::Memory => 0u8,
+            Durability::Os => 1,
+            Durability::Fsynced => 2,
+        };
+        tag.put(out);
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Durability::Memory,
+            1 => Durability::Os,
+            2 => Durability::Fsynced,
+            _ => return Err(malformed("unknown durability")),
+        })
+    }
+}
+
+wire_struct!(Caps {
+    durability,
+    dense_offsets,
+    key_order,
+    by_time,
+    by_key,
+    expected_position,
+    expected_key_version,
+    dedupe,
+    atomic_effects,
+    ledger,
+    fencing,
+    lease_extension,
+    parking,
+    dead_letters,
+    completed_ranges,
+    retention_age,
+    retention_bytes,
+    max_body,
+    max_batch,
+    max_partitions,
+});
+wire_struct!(TopicSpec {
+    name,
+    partitions,
+    retention,
+    key_versions,
+    dedupe_window
+});
+wire_struct!(Retention { age, bytes });
+wire_struct!(TopicChange {
+    partitions,
+    retention
+});
+wire_struct!(TopicInfo {
+    name,
+    retention,
+    key_versions,
+    dedupe_window,
+    partitions
+});
+wire_struct!(PartitionInfo { start, end, bytes });
+wire_struct!(Append {
+    topic,
+    partition,
+    records,
+    expected,
+    dedupe
+});
+wire_struct!(Cursor {
+    topic,
+    partition,
+    position,
+    wait
+});
+wire_struct!(GroupInfo {
+    group,
+    topic,
+    members,
+    shards,
+    dead,
+    paused
+});
+wire_struct!(MemberInfo {
+    name,
+    consumer,
+    shards
+});
+wire_struct!(ShardInfo {
+    committed,
+    end,
+    lag,
+    oldest,
+    parked,
+    in_flight
+});
+wire_struct!(Seek {
+    group,
+    topic,
+    partition,
+    to,
+    force
+});
+wire_struct!(Redrive {
+    group,
+    topic,
+    numbers
+});
+wire_struct!(ReadKey {
+    topic,
+    key,
+    from,
+    limit
+});
+wire_struct!(GroupSpec {
+    group,
+    topic,
+    member,
+    start,
+    order,
+    lease,
+    max_attempts,
+    max_dead,
+    gap,
+    handover,
+    dead_topic,
+});
+
+impl Wire for Expected {
+    fn put(&self, out: &mut Out) {
+        match self {
+            Expected::Any => 0u8.put(out),
+            Expected::Position(position) => {
+                1u8.put(out);
+                position.put(out);
+            }
+            Expected::KeyVersion(version) => {
+                2u8.put(out);
+                version.put(out);
+            }
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Expected::Any,
+            1 => Expected::Position(Wire::get(input)?),
+            2 => Expected::KeyVersion(Wire::get(input)?),
+            _ => return Err(malformed("unknown expectation")),
+        })
+    }
+}
+
+impl Wire for Start {
+    fn put(&self, out: &mut Out) {
+        match self {
+            Start::Earliest => 0u8.put(out),
+            Start::Latest => 1u8.put(out),
+            Start::At(position) => {
+                2u8.put(out);
+                position.put(out);
+            }
+            Start::Time(time) => {
+                3u8.put(out);
+                time.put(out);
+            }
+            Start::Last(count) => {
+                4u8.put(out);
+                count.put(out);
+            }
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Start::Earliest,
+            1 => Start::Latest,
+            2 => Start::At(Wire::get(input)?),
+            3 => Start::Time(Wire::get(input)?),
+            4 => Start::Last(Wire::get(input)?),
+            _ => return Err(malformed("unknown start")),
+        })
+    }
+}
+
+impl Wire for Order {
+    fn put(&self, out: &mut Out) {
+        (*self == Order::Free).put(out);
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(if bool::get(input)? {
+            Order::Free
+        } else {
+            Order::Key
+        })
+    }
+}
+
+/// Asks for dead letters.
+#[derive(Debug)]
+pub(crate) struct DeadLettersOf {
+    pub(crate) group: strait_core::Name,
+    pub(crate) topic: strait_core::Name,
+    pub(crate) from: u64,
+    pub(crate) limit: usize,
+}
+wire_struct!(DeadLettersOf {
+    group,
+    topic,
+    from,
+    limit
+});
+
+/// Extends leases.
+#[derive(Debug)]
+pub(crate) struct Extend {
+    pub(crate) fences: Vec<strait_core::Fence>,
+    pub(crate) by: Duration,
+}
+wire_struct!(Extend { fences, by });
