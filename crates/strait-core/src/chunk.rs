@@ -128,6 +128,17 @@ impl Chunk {
         self.spans.first().map(|span| span.first)
     }
 
+    /// The same records under other positions, the first at `first`: for engines that keep a copy elsewhere.
+    pub fn at(mut self, first: Position) -> Self {
+        let (high, mut low) = first.parts();
+        for span in &mut self.spans {
+            span.first = Position::of_parts(high, low);
+            low += u64::from(span.take);
+        }
+        self.next = Position::of_parts(high, low);
+        self
+    }
+
     /// The runs of batches, for engines that forward whole batches.
     pub fn spans(&self) -> &[Span] {
         &self.spans

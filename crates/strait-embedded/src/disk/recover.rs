@@ -6,8 +6,10 @@
 //! 2. The writer syncs a segment before the first group goes into the next one. So every gap before a later written
 //!    segment is damage, and only the end of the last written segment can be an unfinished write.
 //! 3. There, what follows the last whole group is a torn tail unless a whole group behind it, found by searching for the
-//!    salt, says that the missing sequence was durable: then it is damage, and the log is not opened. A torn tail is
-//!    zeroed and synced before anything else is written, so that no trace of it can ever join a later chain.
+//!    salt, says that the missing sequence was durable: then it is damage, and the log is not opened. A segment with a
+//!    torn tail is never written again in the same use: the log goes on in a segment with a greater id and another
+//!    salt. So nothing of the tail can join a later chain, and the page cache cannot hide what is on the disk, as it
+//!    could after overwriting the tail and a failed fsync.
 //! 4. Groups at the end that nothing proves durable may stand in the page cache only (a failed fsync leaves them
 //!    there, clean and unwritten). They are written anew into a new segment, with a seal, synced, and only then the
 //!    file gets its name: a crash leaves either the old tail or the whole new one. A group in an older segment with a

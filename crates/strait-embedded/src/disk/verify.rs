@@ -150,10 +150,9 @@ fn is_fault(
     if index == directory.last_written() {
         return Ok(take(judge(traces, Place::end_of(scanner, end)), report));
     }
-    // Before the start of replay, unproven traces can be what is left of a tail that was written anew into a segment
-    // that has been released since; with its seal that segment had at least two sequences.
-    let proven = traces.durable >= end.seq || directory.limit(index) == end.seq + 1;
-    let fault = end.seq >= bound || (!traces.none() && proven);
+    // Before the start of replay, traces that nothing in the segment proves can be a torn tail, or an old copy of groups
+    // that were written anew, and the segment that went on from there may have been released since.
+    let fault = end.seq >= bound || traces.durable >= end.seq;
     if fault {
         let fault = gap(disk, directory, index, scanner, end)?;
         report.faults.push(fault);

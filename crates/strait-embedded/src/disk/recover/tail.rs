@@ -1,10 +1,9 @@
-//! What opening writes: torn tails are zeroed, unproven groups written anew, and the pool is set up.
+//! What opening writes: unproven groups, anew. And where the log goes on.
 
 use std::io::{self, IoSlice};
 use std::sync::Arc;
 
 use super::{Ending, Replay, file_of};
-use crate::disk::directory::Live;
 use crate::disk::error::OpenError;
 use crate::disk::group::{GROUP_HEAD, GroupHead, RECORD_HEAD, record_at};
 use crate::disk::io::{Disk, Open, is_full};
@@ -44,47 +43,56 @@ pub(super) fn first_segment(
     })
 }
 
-/// Makes the end of the log clean and durable, and delivers the last segment on the way.
+/// Makes the end of the log durable, delivers the last segment on the way, and says where the log goes on.
 pub(super) fn settle(
     replay: &mut Replay<'_, '_>,
     mut ending: Ending,
     disk: &Arc<dyn Disk>,
     options: LogOptions,
 ) -> Result<Resume, OpenError> {
-    let name = ending.scanner.name();
-    if !ending.traces.none() {
-        let torn = ending.end.offset..ending.traces.end;
-        let zeroed = ending.scanner.file.zero(torn);
-        zeroed.map_err(|e| OpenError::io("cut the torn tail of", name.clone(), e))?;
-    }
-    let pool = Arc::new(set_up(replay, &ending, disk, options)?);
-    let unproven_from = ending
-        .unproven
-        .front()
-        .map_or(ending.end.seq, |group| group.seq);
+    let (active, offset) = go_on(replay, &ending)?;
+    let pool = Arc::new(set_up(replay, &ending, active.header.id, disk, options)?);
+    let unproven_from = ending.unproven.front();
+    let unproven_from = unproven_from.map_or(ending.end.seq, |group| group.seq);
     replay.deliver_last(&mut ending, unproven_from)?;
     if ending.unproven.iter().any(|group| group.records > 0) {
         let room = ending.end.offset - ending.unproven[0].offset + GROUP_HEAD as u64;
         match pool.begin(SEGMENT_HEAD + room.max(pool.target() - SEGMENT_HEAD), false) {
             Ok(ready) => return rewrite(replay, &mut ending, pool, ready),
             Err(e) if is_full(&e) => {}
-            Err(e) => return Err(OpenError::io("make a segment for the tail of", name, e)),
+            Err(e) => {
+                let name = ending.scanner.name();
+                return Err(OpenError::io("make a segment for the tail of", name, e));
+            }
         }
     }
     write_again(replay, &mut ending)?;
     Ok(Resume {
         pool,
-        offset: ending.end.offset,
+        active,
+        offset,
         last_seq: ending.end.seq - 1,
         proven: match ending.unproven.back() {
             Some(last) if last.records > 0 => unproven_from - 1,
             _ => ending.end.seq - 1,
         },
-        active: Ready {
-            header: ending.scanner.header,
-            file: ending.scanner.file,
-        },
     })
+}
+
+/// The segment and the place in it where the next group would go. A segment with a torn tail counts as full.
+fn go_on(replay: &Replay<'_, '_>, ending: &Ending) -> Result<(Ready, u64), OpenError> {
+    if let Some(&dirty) = ending.later_dirty.last() {
+        let header = replay.directory.live[dirty].header;
+        return Ok((ready(replay.disk, header)?, header.len));
+    }
+    let header = ending.scanner.header;
+    let file = ending.scanner.file.clone();
+    let offset = if ending.traces.none() {
+        ending.end.offset
+    } else {
+        header.len
+    };
+    Ok((Ready { header, file }, offset))
 }
 
 /// Writes the unproven groups and a seal into a new segment, which gets its name when all of it is durable.
@@ -179,40 +187,36 @@ fn write_again(replay: &mut Replay<'_, '_>, ending: &mut Ending) -> Result<(), O
 fn set_up(
     replay: &Replay<'_, '_>,
     ending: &Ending,
+    active: u64,
     disk: &Arc<dyn Disk>,
     options: LogOptions,
 ) -> Result<Pool, OpenError> {
     let directory = replay.directory;
     let mut state = State {
         next_id: directory.next_id,
-        active: directory.live[ending.index].header.id,
+        active,
         target: next_len(replay, &options),
         ..State::default()
     };
     let mut free = Vec::new();
-    for header in &directory.older {
-        let reserve = header.len == options.reserve_bytes
-            && state.reserve.is_none()
-            && is_empty(replay.disk, *header)?;
-        if reserve {
-            state.reserve = Some(ready(replay.disk, *header)?);
-        } else {
-            state.used.insert(header.id, Used::new(header.len));
-        }
-    }
-    for (index, live) in directory.live.iter().enumerate() {
-        let header = live.header;
-        if index == 0 || index == ending.index || live.first_seq.is_some() {
-            state.used.insert(header.id, Used::new(header.len));
-        } else if header.len == options.reserve_bytes
-            && state.reserve.is_none()
-            && is_clean(replay.disk, ending, index, live)?
-        {
+    let older = directory.older.iter().map(|header| (*header, true));
+    let live = directory.live.iter().enumerate().map(|(index, live)| {
+        let in_use = index == 0
+            || live.first_seq.is_some()
+            || index == ending.index
+            || ending.later_dirty.contains(&index);
+        (live.header, in_use)
+    });
+    for (header, in_use) in older.chain(live) {
+        let may_be_reserve = state.reserve.is_none()
+            && header.len == options.reserve_bytes
+            && header.id != active
+            && !(in_use && header.id >= directory.live[0].header.id);
+        if may_be_reserve && is_empty(replay.disk, header)? {
             state.reserve = Some(ready(replay.disk, header)?);
-        } else if index > ending.index
-            && !ending.later_dirty.contains(&index)
-            && state.spares.len() < options.spares
-        {
+        } else if in_use {
+            state.used.insert(header.id, Used::new(header.len));
+        } else if header.id > active && state.spares.len() < options.spares {
             state.spares.insert(header.id, ready(replay.disk, header)?);
         } else {
             free.push(SegmentInfo::from(header));
@@ -235,19 +239,7 @@ fn next_len(replay: &Replay<'_, '_>, options: &LogOptions) -> u64 {
     next.next_multiple_of(SEGMENT_HEAD)
 }
 
-/// True when a live segment without a first group has no trace of any.
-fn is_clean(
-    disk: &dyn Disk,
-    ending: &Ending,
-    index: usize,
-    live: &Live,
-) -> Result<bool, OpenError> {
-    if index > ending.index {
-        return Ok(!ending.later_dirty.contains(&index));
-    }
-    is_empty(disk, live.header)
-}
-
+/// True without a trace of a group.
 fn is_empty(disk: &dyn Disk, header: SegmentHeader) -> Result<bool, OpenError> {
     Ok(Scanner::open(disk, header)?.traces(SEGMENT_HEAD)?.none())
 }

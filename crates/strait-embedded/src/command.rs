@@ -1,0 +1,197 @@
+//! What callers ask of the writer, and what it answers.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::{Append, GroupSpec, TopicChange, TopicInfo, TopicSpec};
+use strait_core::{Claim, Claimed, Error, Name, Outcome, Position, Records, Result, Sent, Unit};
+use tokio::sync::oneshot;
+
+use crate::ops::GroupId;
+
+pub(crate) type Answer<T> = oneshot::Sender<T>;
+
+/// A request to the one writer. It is decided in the order of the queue; its answer goes out when what it rests on is
+/// durable.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Append(Append, Answer<Result<Sent>>),
+    Commit(Vec<Prepared>, Answer<Vec<Outcome>>),
+    Claim(Claim, Answer<Result<Claimed>>),
+    Declare(TopicSpec, Answer<Result<TopicInfo>>),
+    Alter(Name, TopicChange, Answer<Result<TopicInfo>>),
+    DeleteTopic(Name, Answer<Result<()>>),
+    /// Answers the consumer's id.
+    Join(Box<Join>, Answer<Result<u64>>),
+    Seek(SeekTo, Answer<Result<Position>>),
+    DeleteGroup(Name, Name, Answer<Result<()>>),
+    Redrive {
+        group: Name,
+        topic: Name,
+        numbers: Option<Vec<u64>>,
+        answer: Answer<Result<u64>>,
+    },
+    Fetch(Fetch, Answer<Option<Granted>>),
+    Trim {
+        topic: u32,
+        partition: u32,
+        start: u64,
+    },
+    /// Makes everything so far durable.
+    Sync(Answer<Result<()>>),
+}
+
+/// A unit with what its verdicts need from the log, read on the caller's thread.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    pub(crate) unit: Unit,
+    /// For each receipt of the unit whose verdict needs them: the messages it covers, in order.
+    pub(crate) messages: Vec<Vec<Taken>>,
+}
+
+/// A message that is parked or given up.
+#[derive(Debug)]
+pub(crate) struct Taken {
+    pub(crate) offset: u64,
+    /// Hash of its key, 0 without one.
+    pub(crate) key: u64,
+    pub(crate) appended: i64,
+    /// Attempts made, where that is not what the group's state says.
+    pub(crate) attempts: Option<u32>,
+    /// A copy for the dead letters.
+    pub(crate) grave: Records,
+    /// A copy for the dead-letter topic, with its partition there.
+    pub(crate) copy: Option<(u32, Records)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Join {
+    pub(crate) spec: GroupSpec,
+    /// Where each shard begins that has no position.
+    pub(crate) starts: Vec<u64>,
+}
+
+#[derive(Debug)]
+pub(crate) struct SeekTo {
+    pub(crate) group: Name,
+    pub(crate) topic: Name,
+    pub(crate) partition: u32,
+    pub(crate) to: u64,
+    pub(crate) force: bool,
+}
+
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) group: GroupId,
+    pub(crate) consumer: u64,
+    pub(crate) items: usize,
+    pub(crate) bytes: usize,
+}
+
+/// What a fetch got: leased, and its grant written.
+#[derive(Debug)]
+pub(crate) struct Granted {
+    pub(crate) shard: u32,
+    pub(crate) grant: u64,
+    pub(crate) what: GrantedWhat,
+}
+
+#[derive(Debug)]
+pub(crate) enum GrantedWhat {
+    /// New messages.
+    Run { first: u64, count: u32 },
+    /// Messages that went out before.
+    Again(Vec<Again>),
+}
+
+#[derive(Debug)]
+pub(crate) struct Again {
+    pub(crate) offset: u64,
+    pub(crate) attempt: u32,
+    pub(crate) reason: Option<Arc<str>>,
+    /// The number of the dead letter that holds its body.
+    pub(crate) redriven: Option<u64>,
+}
+
+/// An answer that waits for the disk.
+#[derive(Debug)]
+pub(crate) enum Reply {
+    Append(Answer<Result<Sent>>, Result<Sent>),
+    Commit(Answer<Vec<Outcome>>, Vec<Outcome>),
+    Claim(Answer<Result<Claimed>>, Result<Claimed>),
+    Topic(Answer<Result<TopicInfo>>, Result<TopicInfo>),
+    Unit(Answer<Result<()>>, Result<()>),
+    Seek(Answer<Result<Position>>, Result<Position>),
+    Count(Answer<Result<u64>>, Result<u64>),
+    Fetch(Answer<Option<Granted>>, Option<Granted>),
+}
+
+impl Reply {
+    /// A receiver that was dropped does not want to know.
+    pub(crate) fn send(self) {
+        match self {
+            Reply::Append(to, answer) => drop(to.send(answer)),
+            Reply::Commit(to, answer) => drop(to.send(answer)),
+            Reply::Claim(to, answer) => drop(to.send(answer)),
+            Reply::Topic(to, answer) => drop(to.send(answer)),
+            Reply::Unit(to, answer) => drop(to.send(answer)),
+            Reply::Seek(to, answer) => drop(to.send(answer)),
+            Reply::Count(to, answer) => drop(to.send(answer)),
+            Reply::Fetch(to, answer) => drop(to.send(answer)),
+        }
+    }
+
+    /// The disk failed under it: what was to succeed is unknown, what was refused stays so.
+    pub(crate) fn fail(self, error: &dyn Fn() -> Error) {
+        fn unknown<T>(answer: Result<T>, error: &dyn Fn() -> Error) -> Result<T> {
+            answer.and_then(|_| Err(error().unknown()))
+        }
+        match self {
+            Reply::Append(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Commit(to, answer) => {
+                let unknown = |outcome| match outcome {
+                    Outcome::NotApplied(..) | Outcome::Fenced => outcome,
+                    _ => Outcome::Unknown(error().unknown()),
+                };
+                drop(to.send(answer.into_iter().map(unknown).collect()));
+            }
+            Reply::Claim(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Topic(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Unit(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Seek(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Count(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Fetch(to, _) => drop(to.send(None)),
+        }
+    }
+}
+
+impl Command {
+    /// Refuses it without looking at it: the engine takes nothing any more.
+    pub(crate) fn refuse(self, error: &dyn Fn() -> Error) {
+        match self {
+            Command::Append(_, to) => drop(to.send(Err(error()))),
+            Command::Commit(units, to) => {
+                let refuse = |prepared: Prepared| Outcome::NotApplied(prepared.unit, error());
+                drop(to.send(units.into_iter().map(refuse).collect()));
+            }
+            Command::Claim(_, to) => drop(to.send(Err(error()))),
+            Command::Declare(_, to) | Command::Alter(_, _, to) => drop(to.send(Err(error()))),
+            Command::DeleteTopic(_, to) | Command::DeleteGroup(_, _, to) | Command::Sync(to) => {
+                drop(to.send(Err(error())));
+            }
+            Command::Join(_, to) => drop(to.send(Err(error()))),
+            Command::Seek(_, to) => drop(to.send(Err(error()))),
+            Command::Redrive { answer, .. } => drop(answer.send(Err(error()))),
+            Command::Fetch(_, to) => drop(to.send(None)),
+            Command::Trim { .. } => {}
+        }
+    }
+}
+
+/// The time of one turn of the writer, both clocks.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Now {
+    /// Milliseconds since the epoch; since the engine was opened it only grows.
+    pub(crate) wall: i64,
+    pub(crate) monotonic: Duration,
+}

@@ -1,0 +1,310 @@
+//! The engine as users open it.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use parking_lot::Mutex;
+use strait_core::events::Durability;
+use strait_core::{
+    Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Outgoing, Result, Unit,
+};
+use tokio::sync::{oneshot, watch};
+
+use crate::command::{Answer, Command};
+use crate::disk::{LockGuard, RealDisk};
+use crate::housekeeper::Housekeeper;
+use crate::open;
+use crate::options::Options;
+use crate::prepare::prepare;
+use crate::shared::Shared;
+use crate::state::State;
+use crate::writer::Writer;
+
+/// The embedded engine: one data directory, one writer process. See the [crate's front page](crate).
+pub struct Embedded {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    shared: Arc<Shared>,
+    id: EngineId,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    closed: AtomicBool,
+    opened: Opened,
+    /// Held until the threads have ended.
+    lock: Mutex<Option<LockGuard>>,
+}
+
+/// What opening found.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Opened {
+    /// Commit groups that were replayed.
+    pub groups: u64,
+    /// Bytes of log that were replayed.
+    pub bytes: u64,
+    /// How long opening took.
+    pub took: Duration,
+    /// What the user should know: a torn tail that was cut, a file system that may not keep its word.
+    pub warnings: Vec<String>,
+}
+
+impl Embedded {
+    /// Opens the data directory `dir`; makes it (mode 0700) when it does not exist. Blocks while it recovers: below 50 ms
+    /// for a new directory, seconds at most.
+    ///
+    /// # Errors
+    /// `Conflict` (`locked`, with the pid) when another process has it; `Corrupt` with file and offset when durable bytes
+    /// have changed; `Config` (`unknown_format`, `foreign_file`) for a directory that is not of this version;
+    /// `Denied`, `Busy` (`disk_full`) and `Unsupported` (a network file system) as they say.
+    ///
+    /// ```
+    /// use strait_core::Engine;
+    /// use strait_embedded::{Embedded, Options};
+    /// # let dir = tempfile::tempdir().unwrap();
+    /// # let dir = dir.path().join("data");
+    /// let engine = Embedded::open(&dir, Options::default())?;
+    /// assert!(engine.lanes().events.is_some());
+    /// # Ok::<(), strait_core::Error>(())
+    /// ```
+    pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Embedded>> {
+        let dir = dir.as_ref();
+        let disk = RealDisk::open(dir).map_err(|error| open::io_error(dir, error))?;
+        let lock = disk
+            .try_lock()
+            .map_err(|error| open::lock_error(dir, error))?;
+        let warnings = disk.warnings().to_vec();
+        Embedded::start(open::open(Arc::new(disk), options, warnings)?, Some(lock))
+    }
+
+    /// An engine in memory: the same code on a disk of memory, gone on exit, bounded by
+    /// [`Options::memory_bytes`]. Its acknowledgements say `memory`.
+    pub fn memory(options: Options) -> Result<Arc<Embedded>> {
+        let options = Options {
+            durability: Durability::Memory,
+            ..options
+        };
+        let disk = crate::disk::SimDisk::plain(options.memory_bytes);
+        Embedded::start(open::open(Arc::new(disk), options, Vec::new())?, None)
+    }
+
+    fn start(started: open::Started, lock: Option<LockGuard>) -> Result<Arc<Embedded>> {
+        let open::Started {
+            shared,
+            log,
+            opened,
+        } = started;
+        let writer = Writer::new(shared.clone(), log);
+        let keeper = Housekeeper::new(shared.clone());
+        let spawn = |name: &str, body: Box<dyn FnOnce() + Send>| {
+            std::thread::Builder::new()
+                .name(name.to_owned())
+                .spawn(body)
+                .map_err(|error| strait_core::Error::io("cannot start a thread", error))
+        };
+        let threads = vec![
+            spawn("strait-writer", Box::new(move || writer.run()))?,
+            spawn("strait-keeper", Box::new(move || keeper.run()))?,
+        ];
+        let id = EngineId(format!("embedded:{:032x}", shared.identity).into());
+        let inner = Inner {
+            shared,
+            id,
+            threads: Mutex::new(threads),
+            closed: AtomicBool::new(false),
+            opened,
+            lock: Mutex::new(lock),
+        };
+        Ok(Arc::new(Embedded {
+            inner: Arc::new(inner),
+        }))
+    }
+
+    /// What opening found.
+    pub fn opened(&self) -> &Opened {
+        &self.inner.opened
+    }
+
+    /// What an acknowledgement of this engine means.
+    pub fn durability(&self) -> Durability {
+        self.inner.shared.options.durability
+    }
+
+    pub(crate) fn shared(&self) -> &Arc<Shared> {
+        &self.inner.shared
+    }
+
+    pub(crate) fn ask<T: Send + 'static>(
+        &self,
+        bytes: usize,
+        command: impl FnOnce(Answer<Result<T>>) -> Command + Send + 'static,
+    ) -> Fut<Result<T>> {
+        let shared = self.inner.shared.clone();
+        Box::pin(async move { shared.ask(bytes, command).await? })
+    }
+
+    pub(crate) fn with_state<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&State, &Shared) -> Result<T> + Send + 'static,
+    ) -> Fut<Result<T>> {
+        let shared = self.inner.shared.clone();
+        Box::pin(async move {
+            shared.check_alive()?;
+            let state = shared.state.lock();
+            look(&state, &shared)
+        })
+    }
+}
+
+impl Inner {
+    /// Ends the threads; what was accepted is written first.
+    fn close(&self) {
+        if self.closed.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        self.shared.stop();
+        for thread in self.threads.lock().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a thread of the engine panicked");
+            }
+        }
+        let mut state = self.shared.state.lock();
+        state
+            .groups
+            .values_mut()
+            .for_each(|group| group.members.end());
+        for topic in state.topics.values() {
+            topic
+                .partitions
+                .iter()
+                .for_each(|partition| partition.grown.notify_waiters());
+        }
+        drop(state);
+        if !matches!(&*self.shared.health.borrow(), Health::Ended(_)) {
+            self.shared
+                .health
+                .send_replace(Health::Ended("closed".into()));
+        }
+        self.lock.lock().take();
+    }
+}
+
+impl Engine for Embedded {
+    fn id(&self) -> EngineId {
+        self.inner.id.clone()
+    }
+
+    fn lanes(&self) -> Lanes {
+        Lanes::none().with_events(Arc::new(Embedded {
+            inner: self.inner.clone(),
+        }))
+    }
+
+    fn health(&self) -> watch::Receiver<Health> {
+        self.inner.shared.health.subscribe()
+    }
+
+    fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
+        let shared = self.inner.shared.clone();
+        Box::pin(async move {
+            let bytes = units.iter().flat_map(|unit| &unit.send).map(size).sum();
+            // In its own future, before the first await: a caller that drops it later changes nothing.
+            let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(units.len());
+            let mut prepared = Vec::with_capacity(units.len());
+            for unit in units {
+                let fault = unit
+                    .send
+                    .iter()
+                    .find_map(|outgoing| crate::events::check_size(&shared, size(outgoing)).err());
+                let ready = match fault {
+                    Some(error) => Err((unit, error)),
+                    None => prepare(&shared, unit),
+                };
+                outcomes.push(match ready {
+                    Ok(ready) => {
+                        prepared.push(ready);
+                        None
+                    }
+                    Err((unit, error)) => Some(Outcome::NotApplied(unit, error)),
+                });
+            }
+            let (to, answer) = oneshot::channel();
+            let command = Command::Commit(prepared, to);
+            if shared.budget.try_take(bytes) {
+                shared.push(command, bytes);
+            } else {
+                let pushing = shared.clone();
+                shared.budget.take(bytes).await;
+                pushing.push(command, bytes);
+            }
+            let mut answers = match answer.await {
+                Ok(answers) => answers.into_iter(),
+                Err(_) => Vec::new().into_iter(),
+            };
+            let missing = || Outcome::Unknown(shared.ended_error().unknown());
+            outcomes
+                .into_iter()
+                .map(|early| early.unwrap_or_else(|| answers.next().unwrap_or_else(missing)))
+                .collect()
+        })
+    }
+
+    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
+        let shared = self.inner.shared.clone();
+        Box::pin(async move {
+            let end = tokio::time::Instant::now() + claim.wait;
+            loop {
+                let notified = shared.claims.notified();
+                tokio::pin!(notified);
+                notified.as_mut().enable();
+                let again = claim.clone();
+                let claimed = shared.ask(0, |to| Command::Claim(again, to)).await??;
+                if claimed != Claimed::Wait || tokio::time::timeout_at(end, notified).await.is_err()
+                {
+                    return Ok(claimed);
+                }
+            }
+        })
+    }
+
+    fn close(&self, grace: Duration) -> Fut<()> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let (to, done) = oneshot::channel();
+            let spawned = std::thread::Builder::new()
+                .name("strait-close".to_owned())
+                .spawn(move || {
+                    inner.close();
+                    // Nobody waits any more when the grace is over.
+                    let _ = to.send(());
+                });
+            if spawned.is_ok() {
+                let _ = tokio::time::timeout(grace, done).await;
+            }
+        })
+    }
+}
+
+fn size(outgoing: &Outgoing) -> usize {
+    match outgoing {
+        Outgoing::Append { records, .. } => records.bytes().len(),
+        _ => 0,
+    }
+}
+
+impl Drop for Inner {
+    /// Dropping the last handle closes the engine: what was accepted is written, consumers end.
+    fn drop(&mut self) {
+        self.close();
+    }
+}
+
+impl std::fmt::Debug for Embedded {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Embedded")
+            .field("id", &self.inner.id)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,490 @@
+//! The events lane of the embedded engine.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::{
+    Append, Caps, Cursor, DeadLetter, Durability, Events, GroupInfo, GroupSpec, KeyVersion,
+    MemberInfo, ReadKey, Redrive, Seek, ShardInfo, Start, TopicChange, TopicInfo, TopicSpec,
+};
+use strait_core::{
+    Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Result, Sent, Timestamp,
+    codes,
+};
+use tokio::sync::Notify;
+
+use crate::command::{Again, Command, Join, SeekTo};
+use crate::consumer::{Home, Member};
+use crate::engine::Embedded;
+use crate::extents::{Extent, StreamId};
+use crate::prepare::read_again;
+use crate::reading::{Want, offset_gone};
+use crate::shared::Shared;
+use crate::state::State;
+use crate::state::group::Group;
+use crate::turn::{info, no_such_group, no_such_partition, no_such_topic};
+
+/// Most partitions of a topic.
+pub(crate) const MAX_PARTITIONS: u32 = 10_000;
+
+impl Events for Embedded {
+    fn caps(&self) -> Caps {
+        let memory = self.durability() == Durability::Memory;
+        let survives = if memory {
+            Offer::Layered("lives and dies with the process: `memory:` keeps nothing")
+        } else {
+            Offer::Native
+        };
+        Caps {
+            durability: self.durability(),
+            dense_offsets: Offer::Native,
+            key_order: Offer::Native,
+            by_time: Offer::Native,
+            by_key: Offer::Native,
+            expected_position: Offer::Native,
+            expected_key_version: Offer::Native,
+            dedupe: Offer::Native,
+            atomic_effects: Offer::Native,
+            ledger: Offer::Native,
+            fencing: Offer::Native,
+            lease_extension: Offer::Native,
+            parking: Offer::Native,
+            dead_letters: Offer::Native,
+            completed_ranges: survives,
+            retention_age: Offer::Native,
+            retention_bytes: Offer::Native,
+            max_body: self.shared().options.limits.body,
+            max_batch: self.shared().options.limits.batch,
+            max_partitions: MAX_PARTITIONS,
+        }
+    }
+
+    fn declare(&self, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
+        self.ask(0, |to| Command::Declare(topic, to))
+    }
+
+    fn alter(&self, topic: Name, change: TopicChange) -> Fut<Result<TopicInfo>> {
+        self.ask(0, |to| Command::Alter(topic, change, to))
+    }
+
+    fn delete(&self, topic: Name) -> Fut<Result<()>> {
+        self.ask(0, |to| Command::DeleteTopic(topic, to))
+    }
+
+    fn topics(&self) -> Fut<Result<Vec<TopicInfo>>> {
+        self.with_state(|state, _| {
+            let mut topics: Vec<TopicInfo> = state.topics.values().map(info).collect();
+            topics.sort_by(|a, b| a.name.cmp(&b.name));
+            Ok(topics)
+        })
+    }
+
+    fn topic(&self, topic: Name) -> Fut<Result<TopicInfo>> {
+        self.with_state(move |state, _| {
+            state
+                .topic_named(&topic)
+                .map(info)
+                .ok_or_else(|| no_such_topic(&topic))
+        })
+    }
+
+    fn append(&self, append: Append) -> Fut<Result<Sent>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            check_size(&shared, append.records.bytes().len())?;
+            let bytes = append.records.bytes().len();
+            shared.budget.take(bytes).await;
+            shared.ask(bytes, |to| Command::Append(append, to)).await?
+        })
+    }
+
+    fn read(&self, cursor: Cursor, max_bytes: usize) -> Fut<Result<Chunk>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            let end = (!cursor.wait.is_zero()).then(|| tokio::time::Instant::now() + cursor.wait);
+            loop {
+                shared.check_alive()?;
+                let (id, name, grown) = find_partition(&shared, &cursor.topic, cursor.partition)?;
+                let notified = grown.notified();
+                tokio::pin!(notified);
+                // Before the read: what becomes visible after it wakes us.
+                notified.as_mut().enable();
+                let from = cursor.position.offset();
+                let want = Want {
+                    stream: id,
+                    from,
+                    count: u64::MAX,
+                    bytes: max_bytes,
+                };
+                let chunk = shared.chunk(name, cursor.partition, &want)?;
+                let Some(end) = end.filter(|_| chunk.is_empty()) else {
+                    return Ok(chunk);
+                };
+                if tokio::time::timeout_at(end, notified).await.is_err() {
+                    return Ok(chunk);
+                }
+            }
+        })
+    }
+
+    fn locate(&self, topic: Name, partition: u32, start: Start) -> Fut<Result<Position>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { locate(&shared, &topic, partition, start).map(Position::at) })
+    }
+
+    fn read_key(&self, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { crate::by_key::read_key(&shared, &read) })
+    }
+
+    fn join(&self, spec: GroupSpec) -> Fut<Result<Consumer>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            let starts = starts(&shared, &spec)?;
+            let settings = (
+                spec.order == strait_core::events::Order::Key,
+                spec.max_attempts,
+            );
+            let (name, topic) = (spec.topic.shared(), spec.topic.clone());
+            let join = Box::new(Join { spec, starts });
+            let consumer = shared.ask(0, |to| Command::Join(join, to)).await??;
+            let topic = shared
+                .state
+                .lock()
+                .topic_named(&topic)
+                .map(|topic| topic.id);
+            let topic = topic.ok_or_else(|| no_such_topic(&name))?;
+            let settings = (topic, settings.0, settings.1);
+            let home = Home::new(shared, name, consumer, settings);
+            let source = Box::new(Member::new(home.clone()));
+            Ok(Consumer {
+                source,
+                control: home,
+                id: consumer,
+            })
+        })
+    }
+
+    fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            let keys: Vec<(Name, Name)> = {
+                let state = shared.state.lock();
+                let name = |group: &Group| {
+                    Some((
+                        group.name.clone(),
+                        state.topics.get(&group.topic)?.name.clone(),
+                    ))
+                };
+                state.groups.values().filter_map(name).collect()
+            };
+            let infos = keys
+                .into_iter()
+                .map(|(group, topic)| group_info(&shared, group, topic));
+            let mut infos = infos.collect::<Result<Vec<_>>>()?;
+            infos.sort_by(|a, b| (&a.group, &a.topic).cmp(&(&b.group, &b.topic)));
+            Ok(infos)
+        })
+    }
+
+    fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { group_info(&shared, group, topic) })
+    }
+
+    fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            let to = locate(&shared, &seek.topic, seek.partition, seek.to)?;
+            let Seek {
+                group,
+                topic,
+                partition,
+                force,
+                ..
+            } = seek;
+            let seek = SeekTo {
+                group,
+                topic,
+                partition,
+                to,
+                force,
+            };
+            shared.ask(0, |to| Command::Seek(seek, to)).await?
+        })
+    }
+
+    fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
+        self.ask(0, |to| Command::DeleteGroup(group, topic, to))
+    }
+
+    fn dead_letters(
+        &self,
+        group: Name,
+        topic: Name,
+        from: u64,
+        limit: usize,
+    ) -> Fut<Result<Vec<DeadLetter>>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead_letters(&shared, &group, &topic, from, limit) })
+    }
+
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
+        let Redrive {
+            group,
+            topic,
+            numbers,
+        } = redrive;
+        self.ask(0, |answer| Command::Redrive {
+            group,
+            topic,
+            numbers,
+            answer,
+        })
+    }
+}
+
+/// Refuses what could never be written.
+pub(crate) fn check_size(shared: &Shared, bytes: usize) -> Result<()> {
+    let limit = shared.options.limits.batch.max(shared.options.limits.body);
+    // A batch of one message at all its limits is longer than its body.
+    let limit = limit + shared.options.limits.key + shared.options.limits.headers + (64 << 10);
+    if bytes <= limit {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Rejected,
+        format!("the batch has {bytes} bytes, this engine takes at most {limit}"),
+    )
+    .code(codes::TOO_LARGE)
+    .next("send it in smaller batches"))
+}
+
+type Found = (StreamId, Arc<str>, Arc<Notify>);
+
+fn find_partition(shared: &Shared, topic: &str, partition: u32) -> Result<Found> {
+    let state = shared.state.lock();
+    let found = state
+        .topic_named(topic)
+        .ok_or_else(|| no_such_topic(topic))?;
+    let count = found.partitions.len();
+    let place = found.partitions.get(partition as usize);
+    let place = place.ok_or_else(|| no_such_partition(topic, partition, count))?;
+    let id = StreamId::partition(found.id, partition);
+    Ok((id, found.name.shared(), place.grown.clone()))
+}
+
+/// The offset that a start means now.
+fn locate(shared: &Shared, topic: &str, partition: u32, start: Start) -> Result<u64> {
+    let (id, name, _) = find_partition(shared, topic, partition)?;
+    let (first, end) = {
+        let state = shared.state.lock();
+        let stream = state.stream(id).ok_or_else(|| no_such_topic(topic))?;
+        (stream.start, stream.visible)
+    };
+    match start {
+        Start::Earliest => Ok(first),
+        Start::Latest => Ok(end),
+        Start::Last(count) => Ok(end.saturating_sub(count).max(first)),
+        Start::At(position) if position.offset() < first => {
+            Err(offset_gone(position.offset(), first))
+        }
+        Start::At(position) => Ok(position.offset().min(end)),
+        Start::Time(time) => by_time(shared, id, name, partition, time),
+    }
+}
+
+/// The first offset whose record's time is not before `time`; the end when there is none.
+fn by_time(
+    shared: &Shared,
+    id: StreamId,
+    name: Arc<str>,
+    partition: u32,
+    time: Timestamp,
+) -> Result<u64> {
+    let reaches = |latest: i64| latest >= time.as_millis();
+    let (from, end) = {
+        let state = shared.state.lock();
+        let stream = state.stream(id).ok_or_else(|| no_such_topic(&name))?;
+        let span = stream
+            .spans
+            .iter()
+            .find(|span| reaches(span.latest))
+            .map(|span| span.first);
+        let recent = || stream.recent.front().map(|extent| extent.first);
+        let from = span.or_else(recent).unwrap_or(stream.visible);
+        (from.max(stream.start), stream.visible)
+    };
+    let mut at = from;
+    while at < end {
+        let want = Want {
+            stream: id,
+            from: at,
+            count: u64::MAX,
+            bytes: 1 << 20,
+        };
+        let extents = shared.extents(&want)?;
+        let Some(last) = extents.last() else { break };
+        let next = last.end();
+        if let Some(extent) = extents.iter().find(|extent| reaches(extent.latest)) {
+            let from = extent.first.max(at);
+            let want = Want {
+                stream: id,
+                from,
+                count: u64::MAX,
+                bytes: 0,
+            };
+            let chunk = shared.chunk_of(name.clone(), partition, &want, &[*extent])?;
+            let found = chunk
+                .iter()
+                .find(|item| reaches(item.record().time().as_millis()));
+            if let Some(item) = found {
+                return Ok(item.position().offset());
+            }
+            at = extent.end();
+            continue;
+        }
+        at = next;
+    }
+    Ok(end)
+}
+
+/// Where the partitions begin for a group that is new to them.
+fn starts(shared: &Shared, spec: &GroupSpec) -> Result<Vec<u64>> {
+    let unplaced: Vec<bool> = {
+        let state = shared.state.lock();
+        let topic = state
+            .topic_named(&spec.topic)
+            .ok_or_else(|| no_such_topic(&spec.topic))?;
+        let group = state.group_named(&spec.group, &spec.topic);
+        let placed = |i: usize| {
+            group
+                .and_then(|g| g.shards.get(i))
+                .is_some_and(|s| s.placed)
+        };
+        (0..topic.partitions.len()).map(|i| !placed(i)).collect()
+    };
+    (0..)
+        .zip(unplaced)
+        .map(|(partition, new)| {
+            if new {
+                locate(shared, &spec.topic, partition, spec.start)
+            } else {
+                Ok(0)
+            }
+        })
+        .collect()
+}
+
+fn group_info(shared: &Shared, group: Name, topic: Name) -> Result<GroupInfo> {
+    let now = shared.clock.now().wall;
+    let (mut info, oldest) = {
+        let state = shared.state.lock();
+        state
+            .topic_named(&topic)
+            .ok_or_else(|| no_such_topic(&topic))?;
+        let found = state.group_named(&group, &topic);
+        let found = found.ok_or_else(|| no_such_group(&group, &topic))?;
+        (
+            describe(&state, found, topic),
+            oldest_unsettled(&state, found),
+        )
+    };
+    for (shard, wanted) in info.shards.iter_mut().zip(oldest) {
+        let extent = wanted.and_then(|want| shared.extents(&want).ok()?.first().copied());
+        shard.oldest = extent.map(|Extent { time, .. }| {
+            Duration::from_millis(u64::try_from(now - time).unwrap_or(0))
+        });
+    }
+    Ok(info)
+}
+
+fn describe(state: &State, group: &Group, topic: Name) -> GroupInfo {
+    let members = group.members.iter().map(|member| MemberInfo {
+        name: member.name.clone(),
+        consumer: member.consumer,
+        shards: group.members.owned_by(member.consumer),
+    });
+    let shards = (0..).zip(&group.shards).map(|(partition, shard)| {
+        let end = state
+            .stream(StreamId::partition(group.topic, partition))
+            .map_or(shard.low, |stream| stream.visible);
+        ShardInfo {
+            committed: Position::at(shard.low),
+            end: Position::at(end),
+            lag: shard.lag(end),
+            oldest: None,
+            parked: shard.parked.len() as u64,
+            in_flight: shard.in_flight(),
+        }
+    });
+    GroupInfo {
+        group: group.name.clone(),
+        topic,
+        members: members.collect(),
+        shards: shards.collect(),
+        dead: group.dead.len() as u64,
+        paused: group.paused(),
+    }
+}
+
+/// What to look up for the age of each shard's oldest unsettled message.
+fn oldest_unsettled(state: &State, group: &Group) -> Vec<Option<Want>> {
+    (0..)
+        .zip(&group.shards)
+        .map(|(partition, shard)| {
+            let stream = StreamId::partition(group.topic, partition);
+            let from = shard.low;
+            let behind = from < state.stream(stream)?.visible;
+            behind.then_some(Want {
+                stream,
+                from,
+                count: 1,
+                bytes: 0,
+            })
+        })
+        .collect()
+}
+
+fn dead_letters(
+    shared: &Shared,
+    group: &Name,
+    topic: &Name,
+    from: u64,
+    limit: usize,
+) -> Result<Vec<DeadLetter>> {
+    let (ids, dead) = {
+        let state = shared.state.lock();
+        state
+            .topic_named(topic)
+            .ok_or_else(|| no_such_topic(topic))?;
+        let found = state.group_named(group, topic);
+        let found = found.ok_or_else(|| no_such_group(group, topic))?;
+        let dead: Vec<_> = found
+            .dead
+            .range(from..)
+            .take(limit)
+            .map(|(n, d)| (*n, d.clone()))
+            .collect();
+        ((found.id, found.topic), dead)
+    };
+    let name = topic.shared();
+    dead.into_iter()
+        .map(|(number, dead)| {
+            let again = Again {
+                offset: dead.offset,
+                attempt: 0,
+                reason: None,
+                redriven: Some(number),
+            };
+            let message = read_again(shared, &name, ids.1, ids.0, dead.shard, &again)?;
+            Ok(DeadLetter {
+                number,
+                message,
+                attempts: dead.attempts,
+                reason: dead.reason,
+                died: Timestamp::from_millis(dead.died),
+            })
+        })
+        .collect()
+}

@@ -1,0 +1,278 @@
+//! The housekeeper: everything that may take its time. It prepares segments, writes indexes of finished ones, takes
+//! checkpoints, applies retention and gives segments back. Without work it sleeps.
+
+use std::collections::{BTreeMap, HashSet};
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::Health;
+use tokio::sync::oneshot;
+
+use crate::command::Command;
+use crate::disk::io::is_full;
+use crate::disk::snapshot::{SnapshotHead, replay_bound};
+use crate::disk::{LogPos, SnapshotWriter};
+use crate::extents::{Extent, StreamId};
+use crate::index;
+use crate::shared::Shared;
+
+/// How soon a chore that failed is tried again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+#[derive(Debug)]
+pub(crate) struct Housekeeper {
+    shared: Arc<Shared>,
+    /// Segments before it have their index.
+    indexed_to: u64,
+    next_retention: Duration,
+    /// Something failed and is tried again.
+    again: bool,
+}
+
+/// A checkpoint that is written and waits until what it holds is durable.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {
+    writer: SnapshotWriter,
+}
+
+impl Housekeeper {
+    pub(crate) fn new(shared: Arc<Shared>) -> Housekeeper {
+        Housekeeper {
+            shared,
+            indexed_to: 0,
+            next_retention: Duration::ZERO,
+            again: false,
+        }
+    }
+
+    pub(crate) fn run(mut self) {
+        while self.sleep() {
+            self.prepare_segments();
+            self.write_indexes();
+            self.apply_retention();
+            self.checkpoint_if_due();
+        }
+    }
+
+    /// Sleeps until there is something to do; false: the engine ends.
+    fn sleep(&self) -> bool {
+        let now = self.shared.clock.now().monotonic;
+        let mut chores = self.shared.chores.lock();
+        if !(chores.stop || chores.pool || chores.checkpoint) {
+            let retention = chores
+                .retention
+                .then(|| self.next_retention.saturating_sub(now));
+            let again = self.again.then_some(AGAIN);
+            match retention.into_iter().chain(again).min() {
+                Some(time) => {
+                    self.shared.chore_bell.wait_for(&mut chores, time);
+                }
+                None => self.shared.chore_bell.wait(&mut chores),
+            }
+        } else if self.again && !chores.stop {
+            self.shared.chore_bell.wait_for(&mut chores, AGAIN);
+        }
+        !chores.stop
+    }
+
+    /// Prepares spare segments; on a full disk looks again after a while until there is space.
+    pub(crate) fn prepare_segments(&mut self) {
+        self.again = false;
+        self.shared.chores.lock().pool = false;
+        while self.shared.pool.wanted() && !self.shared.chores.lock().stop {
+            if let Err(error) = self.shared.pool.prepare_one() {
+                self.failed("prepare a segment", &error);
+                return;
+            }
+        }
+        let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
+        if full && self.shared.pool.has_room() {
+            self.shared.health.send_replace(Health::Up);
+        }
+    }
+
+    fn failed(&mut self, what: &str, error: &io::Error) {
+        self.again = true;
+        if is_full(error) {
+            let text = "the disk is full: sends are refused, settles and reads go on";
+            self.shared
+                .health
+                .send_replace(Health::Impaired(text.into()));
+        } else {
+            tracing::warn!("cannot {what}, trying again: {error}");
+        }
+    }
+
+    /// Writes the index of every finished segment; its extents leave memory.
+    pub(crate) fn write_indexes(&mut self) {
+        let durable = self.shared.chores.lock().durable.segment;
+        let finished: Vec<u64> = self
+            .shared
+            .pool
+            .segments()
+            .into_iter()
+            .map(|segment| segment.id)
+            .filter(|id| *id >= self.indexed_to && *id < durable)
+            .collect();
+        for segment in finished {
+            if let Err(error) = self.index(segment) {
+                return self.failed("write a segment index", &error);
+            }
+            self.indexed_to = segment + 1;
+        }
+    }
+
+    fn index(&self, segment: u64) -> io::Result<()> {
+        let streams: BTreeMap<StreamId, Vec<Extent>> = {
+            let state = self.shared.state.lock();
+            let of = |(id, stream): (StreamId, &crate::extents::Stream)| {
+                let extents: Vec<Extent> = stream.in_segment(segment).copied().collect();
+                (!extents.is_empty()).then_some((id, extents))
+            };
+            state.streams().filter_map(of).collect()
+        };
+        if streams.is_empty() {
+            return Ok(());
+        }
+        index::write(&*self.shared.disk, self.shared.identity, segment, &streams)?;
+        let mut state = self.shared.state.lock();
+        for id in streams.keys() {
+            if let Some(stream) = state.stream_mut(*id) {
+                stream.indexed(segment);
+            }
+        }
+        Ok(())
+    }
+
+    /// Trims what retention lets go: whole finished segments, never what a parked message needs.
+    pub(crate) fn apply_retention(&mut self) {
+        let now = self.shared.clock.now();
+        if !self.shared.chores.lock().retention || now.monotonic < self.next_retention {
+            return;
+        }
+        self.next_retention = now.monotonic + self.shared.options.retention_every;
+        let mut trims = Vec::new();
+        {
+            let state = self.shared.state.lock();
+            for topic in state.topics.values().filter(|topic| topic.has_retention()) {
+                let older = topic.settings.retention_ms.map(|ms| {
+                    now.wall
+                        .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
+                });
+                for (partition, place) in (0u32..).zip(&topic.partitions) {
+                    let expired = place.stream.expired(older, topic.settings.retention_bytes);
+                    let groups = topic.groups.iter().filter_map(|id| state.groups.get(id));
+                    let needed = groups
+                        .filter_map(|g| g.needed_from(partition as usize))
+                        .min();
+                    let start = expired.min(needed.unwrap_or(u64::MAX));
+                    if start > place.stream.start {
+                        trims.push(Command::Trim {
+                            topic: topic.id,
+                            partition,
+                            start,
+                        });
+                    }
+                }
+            }
+        }
+        if !trims.is_empty() {
+            trims.into_iter().for_each(|trim| self.shared.push(trim, 0));
+            self.shared.chores.lock().checkpoint = true;
+        }
+    }
+
+    fn checkpoint_if_due(&mut self) {
+        if !self.shared.chores.lock().checkpoint {
+            return;
+        }
+        let done = self.begin_checkpoint().and_then(|checkpoint| {
+            let (to, answer) = oneshot::channel();
+            self.shared.push(Command::Sync(to), 0);
+            match answer.blocking_recv() {
+                Ok(Ok(())) => self.finish_checkpoint(checkpoint),
+                _ => Err(io::Error::other(
+                    "the engine ended before the checkpoint was durable",
+                )),
+            }
+        });
+        if let Err(error) = done {
+            self.failed("take a checkpoint", &error);
+        }
+    }
+
+    /// Writes all sections, each as of its own moment: the state is locked for one at a time.
+    pub(crate) fn begin_checkpoint(&mut self) -> io::Result<Checkpoint> {
+        let replay: LogPos = {
+            let mut chores = self.shared.chores.lock();
+            chores.checkpoint = false;
+            chores.tail_bytes = 0;
+            chores.tail_records = 0;
+            chores.durable
+        };
+        let head = SnapshotHead {
+            identity: self.shared.identity,
+            seq: replay.seq - 1,
+            replay,
+        };
+        let mut writer = SnapshotWriter::begin(self.shared.disk.clone(), head)?;
+        let sections = self.shared.state.lock().sections();
+        let mut bytes = Vec::new();
+        for (kind, key) in sections {
+            bytes.clear();
+            let Some(stamp) = self.encode(kind, key, &mut bytes)? else {
+                continue;
+            };
+            writer.section(kind, key, stamp, &bytes)?;
+        }
+        Ok(Checkpoint { writer })
+    }
+
+    /// One section and the sequence that it is of; `None` when its object is gone.
+    fn encode(&self, kind: u16, key: u64, bytes: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let now = self.shared.clock.now().wall;
+        let mut state = self.shared.state.lock();
+        while state.unplaced {
+            if self.shared.check_alive().is_err() {
+                return Err(io::Error::other("the engine ended"));
+            }
+            self.shared
+                .placed
+                .wait_for(&mut state, Duration::from_millis(10));
+        }
+        state.give_back_memory(kind, key, now);
+        Ok(state
+            .encode_section(kind, key, bytes)
+            .then_some(state.applied))
+    }
+
+    /// The checkpoint takes effect; segments that nothing needs any more are given back.
+    pub(crate) fn finish_checkpoint(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
+        checkpoint.writer.finish()?;
+        let disk = &*self.shared.disk;
+        let bound = replay_bound(disk, self.shared.identity).map_err(io::Error::other)?;
+        let Some(bound) = bound else { return Ok(()) };
+        let live: HashSet<u64> = {
+            let state = self.shared.state.lock();
+            state
+                .streams()
+                .flat_map(|(_, stream)| stream.segments())
+                .collect()
+        };
+        for segment in self.shared.pool.segments() {
+            if segment.id >= bound.segment || live.contains(&segment.id) {
+                continue;
+            }
+            self.shared.indexes.forget(segment.id);
+            match disk.remove(&index::file_name(segment.id)) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+            if self.shared.pool.release(segment.id) {
+                self.shared.chores.lock().pool = true;
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,293 @@
+//! Opening: the newest checkpoint, the log behind it, and a new incarnation.
+
+use std::hash::{BuildHasher, RandomState};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+
+use strait_core::events::Durability;
+use strait_core::{Error, Kind, Result, codes};
+
+use crate::codec::Reader;
+use crate::disk::real::LockError;
+use crate::disk::{
+    Disk, GroupBuf, Log, LogError, LogOptions, OpenError, RecoveredGroup, SnapshotReader, identity,
+};
+use crate::engine::Opened;
+use crate::extents::Extent;
+use crate::ops::{GroupId, Op};
+use crate::options::Options;
+use crate::shared::{EngineClock, Parts, Shared};
+use crate::state::State;
+
+/// The reserve holds the longest group: one that was applied is written, also on a full disk.
+const RESERVE: u64 = 24 << 20;
+
+pub(crate) struct Started {
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) log: Log,
+    pub(crate) opened: Opened,
+}
+
+pub(crate) fn open(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    warnings: Vec<String>,
+) -> Result<Started> {
+    open_with(disk, options, warnings, random())
+}
+
+/// Opens with a given seed for salts and identity: the same seed gives the same directory.
+pub(crate) fn open_with(
+    disk: Arc<dyn Disk>,
+    options: Options,
+    warnings: Vec<String>,
+    seed: u64,
+) -> Result<Started> {
+    let begun = options.clock.monotonic();
+    let clock = EngineClock::new(options.clock.clone());
+    let fresh = u128::from(seed) << 64 | u128::from(seed.rotate_left(23) ^ random_if(&options));
+    let identity = identity::load_or_create(&*disk, fresh).map_err(open_error)?;
+    let mut state = State::default();
+    let mut opened = Opened {
+        warnings,
+        ..Opened::default()
+    };
+    let from = load_snapshot(&mut state, &*disk, identity, &mut opened)?;
+    let mut visit = |group: RecoveredGroup<'_>| replay(&mut state, &group);
+    let log_options = log_options(&options, identity, seed);
+    let (mut log, report) =
+        Log::open(disk.clone(), log_options, from, &mut visit).map_err(open_error)?;
+    if let Some(torn) = &report.torn {
+        opened.warnings.push(format!(
+            "the end of {} was torn at byte {}: {} bytes that were never acknowledged were cut",
+            torn.file, torn.offset, torn.bytes
+        ));
+    }
+    state.applied = report.last_seq.max(log.written_seq());
+    state.recovered(clock.now().wall);
+    begin_incarnation(&mut state, &mut log)?;
+    opened.groups = report.groups;
+    opened.bytes = report.bytes;
+    opened.took = options.clock.monotonic().saturating_sub(begun);
+    let shared = Arc::new(Shared::new(Parts {
+        state,
+        pool: log.pool().clone(),
+        disk,
+        identity,
+        clock,
+        options,
+        durable: log.position(),
+    }));
+    let mut chores = shared.chores.lock();
+    chores.tail_bytes = report.bytes;
+    drop(chores);
+    Ok(Started {
+        shared,
+        log,
+        opened,
+    })
+}
+
+fn log_options(options: &Options, identity: u128, seed: u64) -> LogOptions {
+    let memory = options.durability == Durability::Memory;
+    let base = LogOptions::new(identity, seed);
+    let segment_bytes = options.segment_bytes.max(1 << 20);
+    LogOptions {
+        segment_bytes,
+        first_segment_bytes: base.first_segment_bytes.min(segment_bytes),
+        reserve_bytes: if memory {
+            0
+        } else {
+            RESERVE.min(4 * segment_bytes)
+        },
+        zeroed: !memory,
+        ..base
+    }
+}
+
+fn load_snapshot(
+    state: &mut State,
+    disk: &dyn Disk,
+    identity: u128,
+    opened: &mut Opened,
+) -> Result<Option<crate::disk::LogPos>> {
+    let Some(mut reader) = SnapshotReader::newest(disk, identity).map_err(open_error)? else {
+        return Ok(None);
+    };
+    for (file, why) in reader.broken() {
+        opened.warnings.push(format!(
+            "{file} is damaged ({why}): an older checkpoint is used"
+        ));
+    }
+    let head = *reader.head();
+    while let Some(section) = reader.next_section().map_err(open_error)? {
+        state
+            .decode_section(section.kind, section.key, section.stamp, section.bytes)
+            .map_err(|_| {
+                Error::new(Kind::Corrupt, "the checkpoint holds what no version writes")
+            })?;
+    }
+    state.applied = head.seq;
+    Ok(Some(head.replay))
+}
+
+/// Applies a group of the log.
+fn replay(state: &mut State, group: &RecoveredGroup<'_>) -> std::result::Result<(), OpenError> {
+    let malformed = || OpenError::Apply {
+        seq: group.seq,
+        why: "an operation is not one that this version writes".to_owned(),
+    };
+    for record in group.records() {
+        let mut reader = Reader::new(record.ops);
+        let mut bodies = record.bodies().peekable();
+        let ops_at = bodies
+            .peek()
+            .map_or(0, |(at, _)| at - record.ops.len() as u64);
+        while !reader.is_empty() {
+            let op_at = ops_at + (record.ops.len() - reader.remaining()) as u64;
+            let op = Op::decode(&mut reader).map_err(|_| malformed())?;
+            let body = if op.bodies() > 0 {
+                Some(bodies.next().ok_or_else(malformed)?)
+            } else {
+                None
+            };
+            let stream = state.apply(group.seq, &op);
+            let (Some(stream), Some((pos, bytes))) = (stream, body) else {
+                continue;
+            };
+            let extent = extent_of(&op, group.segment, op_at, pos, bytes).ok_or_else(malformed)?;
+            state.place(stream, extent);
+        }
+    }
+    state.applied = group.seq;
+    Ok(())
+}
+
+fn extent_of(op: &Op<'_>, segment: u64, op_at: u64, pos: u64, bytes: &[u8]) -> Option<Extent> {
+    let batch = strait_core::Batch::peek(bytes).ok()?;
+    let (first, count, time) = match op {
+        Op::Append(append) => (append.first, append.count, append.time),
+        Op::Dead { dead, .. } => (dead.number, 1, dead.died),
+        _ => return None,
+    };
+    Some(Extent {
+        first,
+        count,
+        len: u32::try_from(bytes.len()).ok()?,
+        segment,
+        pos: u32::try_from(pos).ok()?,
+        op: u32::try_from(op_at).ok()?,
+        time,
+        latest: batch.greatest_time().as_millis(),
+    })
+}
+
+/// Receipts of earlier incarnations are void from here on; durable before anything is served.
+fn begin_incarnation(state: &mut State, log: &mut Log) -> Result<()> {
+    let op = Op::Open {
+        incarnation: state.incarnation + 1,
+    };
+    let mut group = GroupBuf::new();
+    group.begin_record();
+    op.encode(group.ops_mut());
+    group.end_record();
+    let written = match log.append(&group) {
+        Err(LogError::Full { .. }) => log.append_reserve(&group),
+        other => other,
+    };
+    let placed = written
+        .and_then(|placed| log.sync().map(|()| placed))
+        .map_err(log_error)?;
+    state.apply(placed.seq, &op);
+    state.applied = placed.seq;
+    let groups: Vec<GroupId> = state.groups.keys().copied().collect();
+    for group in groups {
+        // Parked messages may be due while nobody is there: the first member looks by itself.
+        state.alarms.set(group, std::time::Duration::ZERO);
+    }
+    Ok(())
+}
+
+fn random() -> u64 {
+    RandomState::new().hash_one("strait")
+}
+
+/// The second half of an identity; a simulation has it from its seed.
+fn random_if(options: &Options) -> u64 {
+    if options.durability == Durability::Memory {
+        0
+    } else {
+        random()
+    }
+}
+
+fn log_error(error: LogError) -> Error {
+    match error {
+        LogError::Full { .. } => crate::turn::disk_full(),
+        error => crate::shared::poisoned(&error.to_string()),
+    }
+}
+
+pub(crate) fn open_error(error: OpenError) -> Error {
+    let text = error.to_string();
+    match error {
+        OpenError::Io { source, .. } => {
+            let kind = match source.kind() {
+                io::ErrorKind::PermissionDenied => Kind::Denied,
+                io::ErrorKind::NotFound => Kind::NotFound,
+                _ => Kind::Unexpected,
+            };
+            Error::new(kind, text).caused_by(source)
+        }
+        OpenError::Corrupt { file, offset, .. } => Error::new(Kind::Corrupt, text)
+            .with("file", file)
+            .with("offset", offset)
+            .next("nothing was changed: `strait verify` lists all damage; restore a backup"),
+        OpenError::Version { .. } => Error::new(Kind::Config, text)
+            .code(codes::UNKNOWN_FORMAT)
+            .next("open it with the version of strait that wrote it"),
+        OpenError::Foreign { file } => Error::new(Kind::Config, text)
+            .code(codes::FOREIGN_FILE)
+            .with("file", file)
+            .next("move the file away, or open another directory"),
+        OpenError::Identity { .. } | OpenError::Missing { .. } | OpenError::Apply { .. } => {
+            Error::new(Kind::Corrupt, text).next("restore the directory as a whole from a backup")
+        }
+        OpenError::Full { .. } => Error::new(Kind::Busy, text).code(codes::DISK_FULL),
+    }
+}
+
+pub(crate) fn io_error(dir: &Path, error: io::Error) -> Error {
+    let kind = match error.kind() {
+        io::ErrorKind::PermissionDenied => Kind::Denied,
+        io::ErrorKind::Unsupported => Kind::Unsupported,
+        io::ErrorKind::NotADirectory => Kind::Config,
+        _ => Kind::Unexpected,
+    };
+    Error::new(
+        kind,
+        format!("cannot open the data directory {}: {error}", dir.display()),
+    )
+    .caused_by(error)
+    .next("choose another directory, or give this user the right to write there")
+}
+
+pub(crate) fn lock_error(dir: &Path, error: LockError) -> Error {
+    match error {
+        LockError::Held(holder) => Error::new(
+            Kind::Conflict,
+            format!(
+                "{} belongs to process {} (`{}`)",
+                dir.display(),
+                holder.pid,
+                holder.program
+            ),
+        )
+        .code(codes::LOCKED)
+        .with("pid", holder.pid)
+        .with("program", holder.program)
+        .next("stop that process, or go through its socket"),
+        LockError::Io(error) => io_error(dir, error),
+    }
+}

@@ -1,0 +1,735 @@
+//! Redo operations: what a commit record holds.
+//!
+//! A command is *decided* once, against the state of the moment; what the log stores are the resolved effects (offsets
+//! given, times taken), so that replaying them needs no clock and no decision. Each operation touches one object of
+//! the state (a topic, a group, a shard of the ledger), which is what lets a fuzzy checkpoint stamp objects one by one.
+//!
+//! Every lane writes into the same record; a tag belongs to one lane for ever: 1-31 engine and events, 32-63 groups,
+//! 64-79 ledger, 80 and up for routes, requests, jobs and workflows.
+
+use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_i64, put_option, put_u64, put_u128};
+
+pub(crate) type TopicId = u32;
+pub(crate) type GroupId = u32;
+
+/// One change. Borrowed from the record while replaying.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Op<'a> {
+    /// The directory was opened: receipts of earlier incarnations are void.
+    Open {
+        incarnation: u64,
+    },
+    PutTopic {
+        id: TopicId,
+        name: &'a str,
+        settings: TopicSettings,
+    },
+    DeleteTopic {
+        id: TopicId,
+    },
+    /// The record's next body are `count` records from `first` on.
+    Append(AppendOp),
+    /// Everything before `start` is gone.
+    Trim {
+        topic: TopicId,
+        partition: u32,
+        start: u64,
+    },
+    PutGroup {
+        id: GroupId,
+        topic: TopicId,
+        name: &'a str,
+        settings: GroupSettings<'a>,
+    },
+    DeleteGroup {
+        id: GroupId,
+    },
+    /// The group's shard stands at `to` and knows nothing of what is settled above.
+    Seek {
+        group: GroupId,
+        shard: u32,
+        to: u64,
+    },
+    /// Messages go out: each counts as an attempt from now on.
+    Grant {
+        group: GroupId,
+        shard: u32,
+        first: u64,
+        count: u32,
+    },
+    Done {
+        group: GroupId,
+        shard: u32,
+        first: u64,
+        count: u32,
+    },
+    /// Handed back: the attempt of the grant does not count.
+    Release {
+        group: GroupId,
+        shard: u32,
+        first: u64,
+        count: u32,
+    },
+    Park {
+        group: GroupId,
+        shard: u32,
+        offset: u64,
+        parked: ParkOp<'a>,
+    },
+    /// The record's next body is a copy of the message.
+    Dead {
+        group: GroupId,
+        shard: u32,
+        offset: u64,
+        dead: DeadOp<'a>,
+    },
+    Redrive {
+        group: GroupId,
+        number: u64,
+    },
+    Claim {
+        scope: &'a str,
+        key: &'a str,
+        holder: &'a str,
+        token: u64,
+        until: i64,
+    },
+    StoreOnce {
+        scope: &'a str,
+        key: &'a str,
+        result: &'a [u8],
+        expires: i64,
+    },
+    ForgetClaim {
+        scope: &'a str,
+        key: &'a str,
+    },
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct TopicSettings {
+    pub(crate) partitions: u32,
+    pub(crate) retention_ms: Option<u64>,
+    pub(crate) retention_bytes: Option<u64>,
+    pub(crate) key_versions: bool,
+    pub(crate) dedupe_ms: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Default)]
+pub(crate) struct AppendOp {
+    pub(crate) topic: TopicId,
+    pub(crate) partition: u32,
+    pub(crate) first: u64,
+    pub(crate) count: u32,
+    /// When it was appended, milliseconds since the epoch.
+    pub(crate) time: i64,
+    /// Fingerprints of the ids to remember.
+    pub(crate) ids: Vec<u128>,
+    /// Per record, on topics with key versions: the key's fingerprint, its version, and its previous offset. Records
+    /// without a key have version 0.
+    pub(crate) versions: Vec<KeyStep>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct KeyStep {
+    pub(crate) key: u128,
+    pub(crate) version: u64,
+    pub(crate) previous: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct GroupSettings<'a> {
+    pub(crate) key_order: bool,
+    pub(crate) max_attempts: u32,
+    pub(crate) max_dead: u64,
+    pub(crate) gap: u64,
+    pub(crate) dead_topic: Option<&'a str>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ParkOp<'a> {
+    /// When it may go out again, milliseconds since the epoch; 0: as soon as its key is free.
+    pub(crate) due: i64,
+    /// The delay that led to `due`: bounds the wait after the clock was set back.
+    pub(crate) delay_ms: u64,
+    /// Attempts made.
+    pub(crate) attempts: u32,
+    /// Hash of the key; 0: none, waits for nobody.
+    pub(crate) key: u64,
+    pub(crate) reason: &'a str,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeadOp<'a> {
+    pub(crate) number: u64,
+    pub(crate) attempts: u32,
+    pub(crate) key: u64,
+    pub(crate) appended: i64,
+    pub(crate) died: i64,
+    pub(crate) reason: &'a str,
+}
+
+mod tag {
+    pub(super) const OPEN: u8 = 1;
+    pub(super) const PUT_TOPIC: u8 = 2;
+    pub(super) const DELETE_TOPIC: u8 = 3;
+    pub(super) const APPEND: u8 = 4;
+    pub(super) const APPEND_IDS: u8 = 5;
+    pub(super) const APPEND_VERSIONS: u8 = 6;
+    pub(super) const TRIM: u8 = 7;
+    pub(super) const PUT_GROUP: u8 = 32;
+    pub(super) const DELETE_GROUP: u8 = 33;
+    pub(super) const SEEK: u8 = 34;
+    pub(super) const GRANT: u8 = 35;
+    pub(super) const DONE: u8 = 36;
+    pub(super) const RELEASE: u8 = 37;
+    pub(super) const PARK: u8 = 38;
+    pub(super) const DEAD: u8 = 39;
+    pub(super) const REDRIVE: u8 = 40;
+    pub(super) const CLAIM: u8 = 64;
+    pub(super) const STORE_ONCE: u8 = 65;
+    pub(super) const FORGET_CLAIM: u8 = 66;
+}
+
+impl Op<'_> {
+    /// Appends the operation's bytes.
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        match self {
+            Op::Open { incarnation } => {
+                out.push(tag::OPEN);
+                put_u64(out, *incarnation);
+            }
+            Op::PutTopic { id, name, settings } => {
+                out.push(tag::PUT_TOPIC);
+                put_u64(out, u64::from(*id));
+                put_bytes(out, name.as_bytes());
+                settings.encode(out);
+            }
+            Op::DeleteTopic { id } => {
+                out.push(tag::DELETE_TOPIC);
+                put_u64(out, u64::from(*id));
+            }
+            Op::Append(append) => append.encode(out),
+            Op::Trim {
+                topic,
+                partition,
+                start,
+            } => {
+                out.push(tag::TRIM);
+                put_place(out, *topic, *partition, *start);
+            }
+            Op::PutGroup {
+                id,
+                topic,
+                name,
+                settings,
+            } => {
+                out.push(tag::PUT_GROUP);
+                put_u64(out, u64::from(*id));
+                put_u64(out, u64::from(*topic));
+                put_bytes(out, name.as_bytes());
+                settings.encode(out);
+            }
+            Op::DeleteGroup { id } => {
+                out.push(tag::DELETE_GROUP);
+                put_u64(out, u64::from(*id));
+            }
+            Op::Seek { group, shard, to } => {
+                out.push(tag::SEEK);
+                put_place(out, *group, *shard, *to);
+            }
+            Op::Grant {
+                group,
+                shard,
+                first,
+                count,
+            } => {
+                put_range(out, tag::GRANT, *group, *shard, *first, *count);
+            }
+            Op::Done {
+                group,
+                shard,
+                first,
+                count,
+            } => {
+                put_range(out, tag::DONE, *group, *shard, *first, *count);
+            }
+            Op::Release {
+                group,
+                shard,
+                first,
+                count,
+            } => {
+                put_range(out, tag::RELEASE, *group, *shard, *first, *count);
+            }
+            Op::Park {
+                group,
+                shard,
+                offset,
+                parked,
+            } => {
+                out.push(tag::PARK);
+                put_place(out, *group, *shard, *offset);
+                parked.encode(out);
+            }
+            Op::Dead {
+                group,
+                shard,
+                offset,
+                dead,
+            } => {
+                out.push(tag::DEAD);
+                put_place(out, *group, *shard, *offset);
+                dead.encode(out);
+            }
+            Op::Redrive { group, number } => {
+                out.push(tag::REDRIVE);
+                put_u64(out, u64::from(*group));
+                put_u64(out, *number);
+            }
+            Op::Claim {
+                scope,
+                key,
+                holder,
+                token,
+                until,
+            } => {
+                out.push(tag::CLAIM);
+                put_bytes(out, scope.as_bytes());
+                put_bytes(out, key.as_bytes());
+                put_bytes(out, holder.as_bytes());
+                put_u64(out, *token);
+                put_i64(out, *until);
+            }
+            Op::StoreOnce {
+                scope,
+                key,
+                result,
+                expires,
+            } => {
+                out.push(tag::STORE_ONCE);
+                put_bytes(out, scope.as_bytes());
+                put_bytes(out, key.as_bytes());
+                put_bytes(out, result);
+                put_i64(out, *expires);
+            }
+            Op::ForgetClaim { scope, key } => {
+                out.push(tag::FORGET_CLAIM);
+                put_bytes(out, scope.as_bytes());
+                put_bytes(out, key.as_bytes());
+            }
+        }
+    }
+
+    /// Reads one operation.
+    pub(crate) fn decode<'a>(r: &mut Reader<'a>) -> Decoded<Op<'a>> {
+        let tag = r.u8()?;
+        Ok(match tag {
+            tag::OPEN => Op::Open {
+                incarnation: r.u64()?,
+            },
+            tag::PUT_TOPIC => Op::PutTopic {
+                id: r.u32()?,
+                name: r.str()?,
+                settings: TopicSettings::decode(r)?,
+            },
+            tag::DELETE_TOPIC => Op::DeleteTopic { id: r.u32()? },
+            tag::APPEND | tag::APPEND_IDS | tag::APPEND_VERSIONS => {
+                Op::Append(AppendOp::decode(tag, r)?)
+            }
+            tag::TRIM => Op::Trim {
+                topic: r.u32()?,
+                partition: r.u32()?,
+                start: r.u64()?,
+            },
+            tag::PUT_GROUP => Op::PutGroup {
+                id: r.u32()?,
+                topic: r.u32()?,
+                name: r.str()?,
+                settings: GroupSettings::decode(r)?,
+            },
+            tag::DELETE_GROUP => Op::DeleteGroup { id: r.u32()? },
+            tag::SEEK => Op::Seek {
+                group: r.u32()?,
+                shard: r.u32()?,
+                to: r.u64()?,
+            },
+            tag::GRANT | tag::DONE | tag::RELEASE => {
+                let (group, shard, first, count) = (r.u32()?, r.u32()?, r.u64()?, r.u32()?);
+                match tag {
+                    tag::GRANT => Op::Grant {
+                        group,
+                        shard,
+                        first,
+                        count,
+                    },
+                    tag::DONE => Op::Done {
+                        group,
+                        shard,
+                        first,
+                        count,
+                    },
+                    _ => Op::Release {
+                        group,
+                        shard,
+                        first,
+                        count,
+                    },
+                }
+            }
+            tag::PARK => Op::Park {
+                group: r.u32()?,
+                shard: r.u32()?,
+                offset: r.u64()?,
+                parked: ParkOp::decode(r)?,
+            },
+            tag::DEAD => Op::Dead {
+                group: r.u32()?,
+                shard: r.u32()?,
+                offset: r.u64()?,
+                dead: DeadOp::decode(r)?,
+            },
+            tag::REDRIVE => Op::Redrive {
+                group: r.u32()?,
+                number: r.u64()?,
+            },
+            tag::CLAIM => Op::Claim {
+                scope: r.str()?,
+                key: r.str()?,
+                holder: r.str()?,
+                token: r.u64()?,
+                until: r.i64()?,
+            },
+            tag::STORE_ONCE => Op::StoreOnce {
+                scope: r.str()?,
+                key: r.str()?,
+                result: r.bytes()?,
+                expires: r.i64()?,
+            },
+            tag::FORGET_CLAIM => Op::ForgetClaim {
+                scope: r.str()?,
+                key: r.str()?,
+            },
+            _ => return Err(Malformed),
+        })
+    }
+
+    /// How many bodies of its record belong to it.
+    pub(crate) fn bodies(&self) -> usize {
+        usize::from(matches!(self, Op::Append(_) | Op::Dead { .. }))
+    }
+}
+
+fn put_place(out: &mut Vec<u8>, object: u32, shard: u32, offset: u64) {
+    put_u64(out, u64::from(object));
+    put_u64(out, u64::from(shard));
+    put_u64(out, offset);
+}
+
+fn put_range(out: &mut Vec<u8>, tag: u8, group: GroupId, shard: u32, first: u64, count: u32) {
+    out.push(tag);
+    put_place(out, group, shard, first);
+    put_u64(out, u64::from(count));
+}
+
+impl AppendOp {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(if !self.versions.is_empty() {
+            tag::APPEND_VERSIONS
+        } else if !self.ids.is_empty() {
+            tag::APPEND_IDS
+        } else {
+            tag::APPEND
+        });
+        put_place(out, self.topic, self.partition, self.first);
+        put_u64(out, u64::from(self.count));
+        put_i64(out, self.time);
+        if self.ids.is_empty() && self.versions.is_empty() {
+            return;
+        }
+        put_u64(out, self.ids.len() as u64);
+        self.ids.iter().for_each(|id| put_u128(out, *id));
+        for step in &self.versions {
+            put_u64(out, step.version);
+            if step.version > 0 {
+                put_u128(out, step.key);
+                put_option(out, step.previous);
+            }
+        }
+    }
+
+    fn decode(tag: u8, r: &mut Reader<'_>) -> Decoded<AppendOp> {
+        let mut op = AppendOp {
+            topic: r.u32()?,
+            partition: r.u32()?,
+            first: r.u64()?,
+            count: r.u32()?,
+            time: r.i64()?,
+            ..AppendOp::default()
+        };
+        if tag == tag::APPEND {
+            return Ok(op);
+        }
+        for _ in 0..r.count(16)? {
+            op.ids.push(r.u128()?);
+        }
+        if tag == tag::APPEND_VERSIONS {
+            if op.count as usize > r.remaining() {
+                return Err(Malformed);
+            }
+            for _ in 0..op.count {
+                let version = r.u64()?;
+                let (key, previous) = if version > 0 {
+                    (r.u128()?, r.option()?)
+                } else {
+                    (0, None)
+                };
+                op.versions.push(KeyStep {
+                    key,
+                    version,
+                    previous,
+                });
+            }
+        }
+        Ok(op)
+    }
+}
+
+impl TopicSettings {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, u64::from(self.partitions));
+        put_option(out, self.retention_ms);
+        put_option(out, self.retention_bytes);
+        out.push(u8::from(self.key_versions));
+        put_u64(out, self.dedupe_ms);
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
+        Ok(TopicSettings {
+            partitions: r.u32()?,
+            retention_ms: r.option()?,
+            retention_bytes: r.option()?,
+            key_versions: r.bool()?,
+            dedupe_ms: r.u64()?,
+        })
+    }
+}
+
+impl<'a> GroupSettings<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        out.push(u8::from(self.key_order));
+        put_u64(out, u64::from(self.max_attempts));
+        put_u64(out, self.max_dead);
+        put_u64(out, self.gap);
+        put_bytes(out, self.dead_topic.unwrap_or_default().as_bytes());
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
+        Ok(GroupSettings {
+            key_order: r.bool()?,
+            max_attempts: r.u32()?,
+            max_dead: r.u64()?,
+            gap: r.u64()?,
+            dead_topic: Some(r.str()?).filter(|name| !name.is_empty()),
+        })
+    }
+}
+
+impl<'a> ParkOp<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_i64(out, self.due);
+        put_u64(out, self.delay_ms);
+        put_u64(out, u64::from(self.attempts));
+        put_u64(out, self.key);
+        put_bytes(out, self.reason.as_bytes());
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
+        Ok(ParkOp {
+            due: r.i64()?,
+            delay_ms: r.u64()?,
+            attempts: r.u32()?,
+            key: r.u64()?,
+            reason: r.str()?,
+        })
+    }
+}
+
+impl<'a> DeadOp<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number);
+        put_u64(out, u64::from(self.attempts));
+        put_u64(out, self.key);
+        put_i64(out, self.appended);
+        put_i64(out, self.died);
+        put_bytes(out, self.reason.as_bytes());
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
+        Ok(DeadOp {
+            number: r.u64()?,
+            attempts: r.u32()?,
+            key: r.u64()?,
+            appended: r.i64()?,
+            died: r.i64()?,
+            reason: r.str()?,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn every_operation_survives_the_record() {
+        let settings = TopicSettings {
+            partitions: 8,
+            retention_ms: Some(0),
+            ..Default::default()
+        };
+        let parked = ParkOp {
+            due: -5,
+            delay_ms: 9,
+            attempts: 2,
+            key: u64::MAX,
+            reason: "no",
+        };
+        let dead = DeadOp {
+            number: 3,
+            attempts: 8,
+            key: 1,
+            appended: -1,
+            died: 7,
+            reason: "not a number",
+        };
+        let group = GroupSettings {
+            key_order: true,
+            max_attempts: 8,
+            max_dead: 5,
+            gap: 6,
+            dead_topic: Some("orders.dead"),
+        };
+        let step = KeyStep {
+            key: 5,
+            version: 2,
+            previous: Some(0),
+        };
+        let none = KeyStep {
+            key: 0,
+            version: 0,
+            previous: None,
+        };
+        let append = AppendOp {
+            topic: 1,
+            partition: 2,
+            first: 3,
+            count: 2,
+            time: -9,
+            ..Default::default()
+        };
+        let ops = [
+            Op::Open { incarnation: 7 },
+            Op::PutTopic {
+                id: 1,
+                name: "orders",
+                settings,
+            },
+            Op::DeleteTopic { id: 1 },
+            Op::Append(append.clone()),
+            Op::Append(AppendOp {
+                ids: vec![1, u128::MAX],
+                ..append.clone()
+            }),
+            Op::Append(AppendOp {
+                ids: vec![4],
+                versions: vec![step, none],
+                ..append
+            }),
+            Op::Trim {
+                topic: 1,
+                partition: 0,
+                start: u64::MAX,
+            },
+            Op::PutGroup {
+                id: 1,
+                topic: 1,
+                name: "billing",
+                settings: group,
+            },
+            Op::DeleteGroup { id: 1 },
+            Op::Seek {
+                group: 1,
+                shard: 2,
+                to: 3,
+            },
+            Op::Grant {
+                group: 1,
+                shard: 2,
+                first: 3,
+                count: 4,
+            },
+            Op::Done {
+                group: 1,
+                shard: 2,
+                first: 3,
+                count: 4,
+            },
+            Op::Release {
+                group: 1,
+                shard: 2,
+                first: 3,
+                count: 4,
+            },
+            Op::Park {
+                group: 1,
+                shard: 2,
+                offset: 3,
+                parked,
+            },
+            Op::Dead {
+                group: 1,
+                shard: 2,
+                offset: 3,
+                dead,
+            },
+            Op::Redrive {
+                group: 1,
+                number: 9,
+            },
+            Op::Claim {
+                scope: "s",
+                key: "k",
+                holder: "h",
+                token: 1,
+                until: 2,
+            },
+            Op::StoreOnce {
+                scope: "s",
+                key: "k",
+                result: b"r",
+                expires: 5,
+            },
+            Op::ForgetClaim {
+                scope: "s",
+                key: "k",
+            },
+        ];
+        let mut bytes = Vec::new();
+        ops.iter().for_each(|op| op.encode(&mut bytes));
+        let mut reader = Reader::new(&bytes);
+        for op in &ops {
+            assert_eq!(&Op::decode(&mut reader).unwrap(), op);
+        }
+        assert!(reader.is_empty());
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_no_panic(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let mut reader = Reader::new(&bytes);
+            while let Ok(_op) = Op::decode(&mut reader) {}
+        }
+    }
+}

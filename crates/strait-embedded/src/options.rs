@@ -1,0 +1,47 @@
+//! How an embedded engine is opened.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::Durability;
+use strait_core::{Clock, Limits, SystemClock};
+
+/// How an embedded engine is opened. The defaults suit a service on one machine.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// What an acknowledgement means: [`Durability::Fsynced`] by default. [`Durability::Os`] acknowledges what the
+    /// operating system has: it survives the process, not a power cut.
+    pub durability: Durability,
+    /// Bounds of messages.
+    pub limits: Limits,
+    /// Bytes of appends that may wait for the disk; more wait for room. Default 64 MiB.
+    pub queue_bytes: usize,
+    /// Length of a log segment. Default 64 MiB, at least 1 MiB.
+    pub segment_bytes: u64,
+    /// A checkpoint is taken after so many bytes of log. Default 1 GiB.
+    pub checkpoint_bytes: u64,
+    /// A checkpoint is taken after so many commit records. Default 1,000,000.
+    pub checkpoint_records: u64,
+    /// How much `memory:` may hold. Default 1 GiB.
+    pub memory_bytes: u64,
+    /// How often retention is looked at, where a topic has one. Default 10 s.
+    pub retention_every: Duration,
+    /// The clock.
+    pub clock: Arc<dyn Clock>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Options {
+            durability: Durability::Fsynced,
+            limits: Limits::default(),
+            queue_bytes: 64 << 20,
+            segment_bytes: 64 << 20,
+            checkpoint_bytes: 1 << 30,
+            checkpoint_records: 1_000_000,
+            memory_bytes: 1 << 30,
+            retention_every: Duration::from_secs(10),
+            clock: Arc::new(SystemClock::new()),
+        }
+    }
+}

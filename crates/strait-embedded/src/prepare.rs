@@ -1,0 +1,222 @@
+//! What a verdict needs from the log is read on the caller's thread, before the unit goes to the writer.
+
+use std::sync::Arc;
+
+use strait_core::{
+    Attr, Limits, Message, NewRecord, Receipt, Record, Records, RecordsBuilder, Result, Timestamp,
+    Unit, Verdict, partition_of,
+};
+
+use crate::command::{Again, Prepared, Taken};
+use crate::consumer::group_of;
+use crate::extents::StreamId;
+use crate::fingerprint::key_hash;
+use crate::ops::GroupId;
+use crate::reading::Want;
+use crate::shared::Shared;
+use crate::turn::needs_messages;
+
+/// Headers of the copy in a dead-letter topic: where it comes from and why it is there.
+const ORIGIN: [&str; 6] = [
+    "strait-dead-topic",
+    "strait-dead-partition",
+    "strait-dead-offset",
+    "strait-dead-group",
+    "strait-dead-attempts",
+    "strait-dead-reason",
+];
+
+impl Prepared {
+    /// A unit that settles one message that is at hand.
+    pub(crate) fn of_one(
+        receipt: Receipt,
+        verdict: Verdict,
+        message: &Message,
+        copy: Option<(u32, Records)>,
+    ) -> Prepared {
+        let offset = receipt.fence().first.offset();
+        let taken = taken(offset, message, copy);
+        Prepared {
+            unit: Unit::settle(receipt, verdict),
+            messages: vec![vec![taken]],
+        }
+    }
+}
+
+fn taken(offset: u64, message: &Message, copy: Option<(u32, Records)>) -> Taken {
+    let record = message.record();
+    Taken {
+        offset,
+        key: key_hash(record.key()),
+        appended: message.appended().as_millis(),
+        attempts: None,
+        grave: again(&record, &[]),
+        copy,
+    }
+}
+
+/// Reads the messages of every receipt that is parked or given up.
+pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, (Unit, strait_core::Error)> {
+    let mut messages = Vec::new();
+    for (receipt, verdict) in &unit.settle {
+        if !needs_messages(verdict) {
+            continue;
+        }
+        match take(shared, receipt, verdict) {
+            Ok(taken) => messages.push(taken),
+            Err(error) => return Err((unit, error)),
+        }
+    }
+    Ok(Prepared { unit, messages })
+}
+
+fn take(shared: &Shared, receipt: &Receipt, verdict: &Verdict) -> Result<Vec<Taken>> {
+    let fence = receipt.fence();
+    let group = group_of(fence.consumer);
+    let first = fence.first.offset();
+    let (topic, name, list) = {
+        let state = shared.state.lock();
+        let found = state.groups.get(&group);
+        let shard = found.and_then(|g| g.shards.get(fence.shard as usize));
+        let topic = found.and_then(|g| state.topics.get(&g.topic));
+        let (Some(shard), Some(topic)) = (shard, topic) else {
+            return Ok(Vec::new());
+        };
+        if !shard.holds(first, fence.count, fence.epoch) {
+            // Fenced: the writer says so.
+            return Ok(Vec::new());
+        }
+        let list: Vec<Again> = (first..fence.end().offset())
+            .map(|offset| Again {
+                offset,
+                attempt: shard.attempts_of(offset),
+                reason: None,
+                redriven: shard.parked.get(&offset).and_then(|parked| parked.redriven),
+            })
+            .collect();
+        (topic.id, topic.name.shared(), list)
+    };
+    let (Verdict::Retry { reason, .. } | Verdict::Dead(reason)) = verdict else {
+        return Ok(Vec::new());
+    };
+    list.iter()
+        .map(|one| {
+            let message = read_again(shared, &name, topic, group, fence.shard, one)?;
+            let copy = dead_copy(shared, group, &message, one.attempt, reason);
+            Ok(taken(one.offset, &message, copy))
+        })
+        .collect()
+}
+
+/// Reads a message that was out before: from its partition, or from the dead letters that it came back from.
+pub(crate) fn read_again(
+    shared: &Shared,
+    topic_name: &Arc<str>,
+    topic: u32,
+    group: GroupId,
+    shard: u32,
+    again: &Again,
+) -> Result<Message> {
+    let (stream, from) = match again.redriven {
+        Some(number) => (StreamId::dead(group), number),
+        None => (StreamId::partition(topic, shard), again.offset),
+    };
+    let want = Want {
+        stream,
+        from,
+        count: 1,
+        bytes: 0,
+    };
+    let mut chunk = shared.chunk(topic_name.clone(), shard, &want)?;
+    if again.redriven.is_some() {
+        chunk = chunk.at(strait_core::Position::at(again.offset));
+    }
+    let first = chunk.iter().next().map(|item| item.to_message());
+    first.ok_or_else(|| {
+        strait_core::Error::new(
+            strait_core::Kind::Corrupt,
+            format!(
+                "offset {} of partition {shard} cannot be read again",
+                again.offset
+            ),
+        )
+        .with("topic", topic_name)
+    })
+}
+
+/// The copy for the group's dead-letter topic, where it has one.
+pub(crate) fn dead_copy(
+    shared: &Shared,
+    group: GroupId,
+    message: &Message,
+    attempts: u32,
+    reason: &str,
+) -> Option<(u32, Records)> {
+    let (name, partitions) = {
+        let state = shared.state.lock();
+        let group = state.groups.get(&group)?;
+        let topic = state.topic_named(group.settings.dead_topic.as_deref()?)?;
+        (group.name.clone(), topic.partitions.len() as u32)
+    };
+    let record = message.record();
+    let partition = match record.key() {
+        Some(key) => partition_of(key, partitions),
+        None => message.partition() % partitions.max(1),
+    };
+    let reason: String = reason
+        .chars()
+        .map(|c| if c.is_control() { ' ' } else { c })
+        .collect();
+    let values = [
+        message.topic().to_string(),
+        message.partition().to_string(),
+        message.position().to_string(),
+        name.to_string(),
+        attempts.to_string(),
+        reason,
+    ];
+    let origin: Vec<(&str, &[u8])> = ORIGIN
+        .into_iter()
+        .zip(values.iter().map(|value| value.as_bytes()))
+        .collect();
+    Some((partition, again(&record, &origin)))
+}
+
+/// The same message as a batch of its own, with the same id.
+fn again(record: &Record<'_>, more: &[(&str, &[u8])]) -> Records {
+    let id = record.id().to_string();
+    let mut attrs: Vec<(Attr, &str)> = record.attrs().filter(|(a, _)| *a != Attr::Id).collect();
+    attrs.push((Attr::Id, &id));
+    let headers: Vec<(&str, &[u8])> = record.headers().chain(more.iter().copied()).collect();
+    let unbounded = Limits {
+        body: usize::MAX,
+        key: usize::MAX,
+        headers: usize::MAX,
+        batch: usize::MAX,
+    };
+    let new = NewRecord {
+        key: record.key(),
+        body: record.body(),
+        headers: &headers,
+        time: Some(record.time()),
+        attrs: &[],
+    };
+    let build = |attrs: &[(Attr, &str)], new: NewRecord<'_>| {
+        let time = Timestamp::from_millis(record.time().as_millis());
+        let mut builder = RecordsBuilder::with(attrs, unbounded, time, record.batch().id())?;
+        builder.push(new)?;
+        Ok::<_, strait_core::Error>(builder.build())
+    };
+    // What was accepted once is accepted again; the bare message is the last resort that cannot be refused.
+    build(&attrs, new)
+        .or_else(|_| {
+            build(
+                &[],
+                NewRecord {
+                    headers: &[],
+                    ..new
+                },
+            )
+        })
+        .expect("key and body have no rule that they could break")
+}

@@ -1,0 +1,106 @@
+//! Sets of offsets as disjoint ranges.
+
+use std::collections::BTreeMap;
+
+/// Disjoint, never adjacent half-open ranges `start..end`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct RangeSet {
+    ranges: BTreeMap<u64, u64>,
+    len: u64,
+}
+
+impl RangeSet {
+    /// Number of offsets in it.
+    pub(crate) fn len(&self) -> u64 {
+        self.len
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.ranges.is_empty()
+    }
+
+    pub(crate) fn insert(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        let (mut from, mut to) = (start, end);
+        // Take out every range that overlaps or touches, and put back one.
+        while let Some((&s, &e)) = self.ranges.range(..=to).next_back() {
+            if e < from {
+                break;
+            }
+            self.ranges.remove(&s);
+            self.len -= e - s;
+            from = from.min(s);
+            to = to.max(e);
+        }
+        self.ranges.insert(from, to);
+        self.len += to - from;
+    }
+
+    pub(crate) fn remove(&mut self, start: u64, end: u64) {
+        if start >= end {
+            return;
+        }
+        while let Some((&s, &e)) = self.ranges.range(..end).next_back() {
+            if e <= start {
+                break;
+            }
+            self.ranges.remove(&s);
+            self.len -= e - s;
+            if s < start {
+                self.ranges.insert(s, start);
+                self.len += start - s;
+            }
+            if e > end {
+                self.ranges.insert(end, e);
+                self.len += e - end;
+            }
+        }
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+        self.ranges.iter().map(|(&s, &e)| (s, e))
+    }
+
+    /// Takes out the range that begins at `at`, and says where it ends.
+    pub(crate) fn take_from(&mut self, at: u64) -> Option<u64> {
+        let end = self.ranges.remove(&at)?;
+        self.len -= end - at;
+        Some(end)
+    }
+
+    pub(crate) fn clear(&mut self) {
+        self.ranges.clear();
+        self.len = 0;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use std::collections::BTreeSet;
+
+    proptest! {
+        #[test]
+        fn is_a_set(steps in proptest::collection::vec((any::<bool>(), 0u64..60, 0u64..12), 0..60)) {
+            let mut ranges = RangeSet::default();
+            let mut model = BTreeSet::new();
+            for (put, start, len) in steps {
+                if put {
+                    ranges.insert(start, start + len);
+                    model.extend(start..start + len);
+                } else {
+                    ranges.remove(start, start + len);
+                    model.retain(|o| !(start..start + len).contains(o));
+                }
+                prop_assert_eq!(ranges.len(), model.len() as u64);
+                let flat: BTreeSet<u64> = ranges.iter().flat_map(|(s, e)| s..e).collect();
+                prop_assert_eq!(&flat, &model);
+                let all: Vec<_> = ranges.iter().collect();
+                prop_assert!(all.windows(2).all(|w| w[0].1 < w[1].0), "touching: {:?}", all);
+            }
+        }
+    }
+}

@@ -1,0 +1,125 @@
+use super::*;
+
+fn park(shard: &mut Shard, offset: u64, key: u64, due: i64) {
+    let op = ParkOp {
+        due,
+        delay_ms: 0,
+        attempts: 1,
+        key,
+        reason: "no",
+    };
+    shard.park(offset, &op);
+}
+
+fn shard(next: u64) -> Shard {
+    let mut shard = Shard::default();
+    shard.seek(0);
+    shard.grant(0, next as u32);
+    shard
+}
+
+#[test]
+fn the_low_mark_follows_what_is_settled_in_any_order() {
+    let mut shard = shard(10);
+    shard.settle(3, 2);
+    shard.settle(1, 1);
+    assert_eq!((shard.low, shard.lag(10)), (0, 7));
+    shard.settle(0, 1);
+    assert_eq!(shard.low, 2);
+    shard.settle(2, 1);
+    assert_eq!((shard.low, shard.lag(10)), (5, 5));
+    assert!(shard.done.is_empty());
+}
+
+#[test]
+fn only_the_first_of_a_key_is_due() {
+    let mut shard = shard(10);
+    park(&mut shard, 5, 7, 0);
+    park(&mut shard, 3, 7, 100);
+    park(&mut shard, 6, 8, 0);
+    park(&mut shard, 8, 0, 0);
+    assert_eq!(
+        shard.due_at(50, 9),
+        [6, 8],
+        "5 waits behind 3, which is not due"
+    );
+    assert!(shard.is_blocked(7, 4) && !shard.is_blocked(7, 2) && !shard.is_blocked(0, 9));
+    shard.settle(3, 1);
+    assert_eq!(shard.due_at(50, 9), [5, 6, 8]);
+}
+
+#[test]
+fn a_cut_receipt_is_valid_piece_by_piece_and_only_once() {
+    let mut shard = shard(10);
+    let lease = Lease {
+        end: 10,
+        grant: 4,
+        consumer: 1,
+        deadline: Duration::from_secs(9),
+    };
+    shard.lease(0, lease);
+    assert!(shard.holds(2, 3, 4) && !shard.holds(2, 3, 5));
+    shard.unlease(2, 3);
+    assert!(!shard.holds(2, 1, 4) && shard.holds(0, 2, 4) && shard.holds(5, 5, 4));
+    assert!(!shard.holds(0, 10, 4));
+    assert_eq!(shard.in_flight(), 7);
+}
+
+#[test]
+fn a_lost_lease_comes_back_and_its_attempt_counts() {
+    let mut shard = shard(4);
+    let lease = Lease {
+        end: 4,
+        grant: 1,
+        consumer: 1,
+        deadline: Duration::ZERO,
+    };
+    shard.lease(0, lease);
+    shard.settle(1, 1);
+    shard.unlease(1, 1);
+    assert_eq!(shard.take_back(|_| true), 3);
+    assert_eq!(shard.returned.iter().collect::<Vec<_>>(), [(0, 1), (2, 4)]);
+    shard.grant(2, 1);
+    assert_eq!((shard.attempts_of(2), shard.attempts_of(3)), (2, 1));
+}
+
+#[test]
+fn what_is_released_spends_no_attempt() {
+    let mut shard = shard(6);
+    shard.release(4, 2);
+    assert_eq!(shard.next, 4, "the newest go back as if never granted");
+    shard.release(1, 1);
+    shard.grant(1, 1);
+    assert_eq!(shard.attempts_of(1), 1);
+}
+
+#[test]
+fn a_checkpoint_brings_everything_back() {
+    let mut shard = shard(20);
+    shard.settle(0, 3);
+    shard.settle(5, 2);
+    shard.grant(4, 1);
+    park(&mut shard, 8, 7, 1_000);
+    park(&mut shard, 9, 7, 5);
+    shard.parked.get_mut(&9).unwrap().redriven = Some(3);
+    let mut bytes = Vec::new();
+    shard.encode(&mut bytes);
+    let mut reader = Reader::new(&bytes);
+    let mut read = Shard::decode(&mut reader).unwrap();
+    assert!(reader.is_empty());
+    read.recovered(0);
+    assert_eq!(
+        (read.low, read.next, &read.done),
+        (shard.low, shard.next, &shard.done)
+    );
+    assert_eq!(read.attempts_of(4), 2);
+    assert_eq!(
+        read.returned.iter().collect::<Vec<_>>(),
+        [(3, 5), (7, 8), (10, 20)]
+    );
+    assert_eq!(
+        read.due_at(0, 9),
+        [8],
+        "a wait is never longer than its delay: the clock was set back"
+    );
+}

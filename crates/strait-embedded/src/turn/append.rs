@@ -1,0 +1,215 @@
+//! Appending.
+
+use strait_core::events::{Append, Expected};
+use strait_core::{Attr, Error, Kind, MessageId, Position, Records, Result, Sent, codes};
+
+use super::{Turn, disk_full, no_such_partition, no_such_topic};
+use crate::fingerprint::Fingerprint;
+use crate::ops::{AppendOp, KeyStep, Op, TopicId};
+use crate::state::topic::Topic;
+
+/// An append that was checked: it is emitted, or was a duplicate.
+#[derive(Debug)]
+pub(super) enum Checked {
+    New(AppendOp),
+    Known(Sent),
+}
+
+impl Turn<'_> {
+    pub(super) fn append(&mut self, append: Append) -> Result<Sent> {
+        let checked = self.check_append(
+            &append.topic,
+            append.partition,
+            &append.records,
+            &append.expected,
+            append.dedupe,
+            0,
+        )?;
+        match checked {
+            Checked::Known(sent) => Ok(sent),
+            Checked::New(op) => {
+                let sent = sent(&op);
+                self.record(|turn| turn.emit(&Op::Append(op), Some(&append.records)));
+                Ok(sent)
+            }
+        }
+    }
+
+    /// Checks an append against the state; `ahead` records of the same unit go to the same partition before it.
+    pub(super) fn check_append(
+        &self,
+        topic: &str,
+        partition: u32,
+        records: &Records,
+        expected: &Expected,
+        dedupe: bool,
+        ahead: u64,
+    ) -> Result<Checked> {
+        let found = self
+            .state
+            .topic_named(topic)
+            .ok_or_else(|| no_such_topic(topic))?;
+        let place = found
+            .partitions
+            .get(partition as usize)
+            .ok_or_else(|| no_such_partition(topic, partition, found.partitions.len()))?;
+        if records.is_empty() {
+            return Err(Error::new(Kind::Rejected, "the batch has no records").with("topic", topic));
+        }
+        let ids = if dedupe {
+            ids_of(records, self.fingerprint)
+        } else {
+            Vec::new()
+        };
+        if let Some(sent) = self.known(found, &ids, records)? {
+            return Ok(Checked::Known(sent));
+        }
+        if !self.room {
+            return Err(disk_full().with("topic", topic));
+        }
+        let first = place.stream.end + ahead;
+        let versions = self.versions(found, partition, first, records);
+        check_expected(found, partition, first, expected, records, &versions)?;
+        let mut op = append_op(found.id, partition, first, records, self.now.wall);
+        op.ids = ids;
+        op.versions = versions;
+        Ok(Checked::New(op))
+    }
+
+    /// Where the batch was stored, when its ids are remembered. A batch of which some are is refused.
+    fn known(&self, topic: &Topic, ids: &[u128], records: &Records) -> Result<Option<Sent>> {
+        let window = topic.settings.dedupe_ms;
+        let found = |id: &u128| topic.dedupe.get(*id, window, self.now.wall);
+        let known = ids.iter().filter(|id| found(id).is_some()).count();
+        match ids.first().and_then(found) {
+            None if known == 0 => Ok(None),
+            Some((partition, offset)) if known == ids.len() => Ok(Some(Sent {
+                partition,
+                first: Position::at(offset),
+                count: records.len() as u32,
+                duplicate: true,
+            })),
+            _ => Err(Error::new(
+                Kind::Conflict,
+                format!(
+                    "{known} of the {} ids of the batch are known, the others are not",
+                    ids.len()
+                ),
+            )
+            .with("topic", &topic.name)
+            .next("send the same messages in the same batches again, or each by itself")),
+        }
+    }
+
+    fn versions(
+        &self,
+        topic: &Topic,
+        partition: u32,
+        first: u64,
+        records: &Records,
+    ) -> Vec<KeyStep> {
+        if !topic.settings.key_versions {
+            return Vec::new();
+        }
+        let keys: Vec<Option<u128>> = records
+            .iter()
+            .map(|r| r.key().map(|key| self.fingerprint.of(key)))
+            .collect();
+        topic.next_versions(partition, first, &keys)
+    }
+}
+
+pub(super) fn append_op(
+    topic: TopicId,
+    partition: u32,
+    first: u64,
+    records: &Records,
+    time: i64,
+) -> AppendOp {
+    let count = records.len() as u32;
+    AppendOp {
+        topic,
+        partition,
+        first,
+        count,
+        time,
+        ..AppendOp::default()
+    }
+}
+
+pub(super) fn sent(op: &AppendOp) -> Sent {
+    Sent {
+        partition: op.partition,
+        first: Position::at(op.first),
+        count: op.count,
+        duplicate: false,
+    }
+}
+
+/// The ids that the messages were given; the batch's own when none was.
+fn ids_of(records: &Records, fingerprint: Fingerprint) -> Vec<u128> {
+    let given = |id: MessageId<'_>| matches!(id, MessageId::Given(_));
+    if records.batch().attr(Attr::Id).is_none() && !records.iter().any(|r| given(r.id())) {
+        return vec![fingerprint.of(&records.batch().id().to_le_bytes())];
+    }
+    records
+        .iter()
+        .map(|record| fingerprint.of(record.id().to_string().as_bytes()))
+        .collect()
+}
+
+fn check_expected(
+    topic: &Topic,
+    partition: u32,
+    end: u64,
+    expected: &Expected,
+    records: &Records,
+    versions: &[KeyStep],
+) -> Result<()> {
+    let conflict = |text: String, wanted: u64, found: u64| {
+        Err(Error::new(Kind::Conflict, text)
+            .code(codes::WRONG_VERSION)
+            .with("topic", &topic.name)
+            .with("partition", partition)
+            .with("expected", wanted)
+            .with("found", found)
+            .next("read what is new, decide again, and append with the version found"))
+    };
+    match expected {
+        Expected::Any => Ok(()),
+        Expected::Position(position) if position.offset() == end => Ok(()),
+        Expected::Position(position) => conflict(
+            format!(
+                "partition {partition} of `{}` ends at another position",
+                topic.name
+            ),
+            position.offset(),
+            end,
+        ),
+        Expected::KeyVersion(wanted) => {
+            if versions.is_empty() {
+                return Err(Error::new(
+                    Kind::Unsupported,
+                    format!("the topic `{}` keeps no versions of keys", topic.name),
+                )
+                .next("declare it with key versions"));
+            }
+            let key = records.iter().next().and_then(|record| record.key());
+            if key.is_none() || records.iter().any(|record| record.key() != key) {
+                return Err(Error::new(
+                    Kind::Rejected,
+                    "an expected key version needs a batch of one key",
+                ));
+            }
+            let found = versions[0].version - 1;
+            if found == *wanted {
+                return Ok(());
+            }
+            conflict(
+                format!("the key has another version in `{}`", topic.name),
+                *wanted,
+                found,
+            )
+        }
+    }
+}

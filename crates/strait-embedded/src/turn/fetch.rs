@@ -1,0 +1,232 @@
+//! What goes out next to a member.
+//!
+//! Per shard, in this order: messages that were out before and came back (*returned*), parked messages that are due, new
+//! ones. One shard a fetch, in turns. A message whose lease was lost more than once goes out alone, one in the whole
+//! group: if it kills the process, only itself is counted.
+
+use super::Turn;
+use crate::command::{Again, Fetch, Granted, GrantedWhat};
+use crate::extents::Stream;
+use crate::ops::{GroupId, Op};
+use crate::state::group::Group;
+use crate::state::shard::{Lease, Shard};
+
+/// Lost so often, a message goes out alone.
+const SUSPECT: u32 = 2;
+
+impl Turn<'_> {
+    pub(super) fn fetch(&mut self, fetch: &Fetch) -> Option<Granted> {
+        let group = self.state.groups.get_mut(&fetch.group)?;
+        let topic = self.state.topics.get(&group.topic)?;
+        if let Some(member) = group.members.get(fetch.consumer) {
+            member.ready = false;
+        }
+        let key_order = group.settings.key_order;
+        let paused = group.paused().is_some();
+        let mut found = None;
+        for shard in group.members.open_to(fetch.consumer) {
+            let stream = &topic.partitions.get(shard as usize)?.stream;
+            let again = pick_again(group, shard, self.now.wall, fetch.items);
+            if !again.is_empty() {
+                found = Some((shard, GrantedWhat::Again(again)));
+                break;
+            }
+            let state = group.shards.get(shard as usize)?;
+            let waits = key_order && !state.returned.is_empty();
+            if state.placed
+                && !waits
+                && !paused
+                && group.members.suspect.is_none_or(|s| s.0 != shard)
+            {
+                let (first, count) = pick_new(state, stream, group.settings.gap, fetch);
+                if count > 0 {
+                    found = Some((shard, GrantedWhat::Run { first, count }));
+                    break;
+                }
+            }
+        }
+        let (shard, what) = found?;
+        Some(self.grant(fetch, shard, what))
+    }
+
+    fn grant(&mut self, fetch: &Fetch, shard: u32, what: GrantedWhat) -> Granted {
+        let grant = self.state.new_grant();
+        let id = fetch.group;
+        self.record(|turn| match &what {
+            GrantedWhat::Run { first, count } => {
+                turn.emit(
+                    &Op::Grant {
+                        group: id,
+                        shard,
+                        first: *first,
+                        count: *count,
+                    },
+                    None,
+                );
+            }
+            GrantedWhat::Again(messages) => {
+                for message in messages {
+                    let first = message.offset;
+                    turn.emit(
+                        &Op::Grant {
+                            group: id,
+                            shard,
+                            first,
+                            count: 1,
+                        },
+                        None,
+                    );
+                }
+            }
+        });
+        self.lease(fetch, shard, grant, &what);
+        Granted { shard, grant, what }
+    }
+
+    fn lease(&mut self, fetch: &Fetch, shard: u32, grant: u64, what: &GrantedWhat) {
+        let Some(group) = self.state.groups.get_mut(&fetch.group) else {
+            return;
+        };
+        let Some(member) = group.members.get(fetch.consumer) else {
+            return;
+        };
+        member.turn = shard + 1;
+        // There may be more: the member looks again when it has dealt with this.
+        member.ready = true;
+        let deadline = self.now.monotonic + member.lease;
+        let Some(state) = group.shards.get_mut(shard as usize) else {
+            return;
+        };
+        let consumer = fetch.consumer;
+        let mut put = |first: u64, end: u64| {
+            state.lease(
+                first,
+                Lease {
+                    end,
+                    grant,
+                    consumer,
+                    deadline,
+                },
+            );
+        };
+        match what {
+            GrantedWhat::Run { first, count } => put(*first, first + u64::from(*count)),
+            GrantedWhat::Again(messages) => {
+                messages
+                    .iter()
+                    .for_each(|message| put(message.offset, message.offset + 1));
+                if let [only] = &messages[..]
+                    && only.attempt > SUSPECT
+                    && only.reason.is_none()
+                {
+                    group.members.suspect = Some((shard, only.offset));
+                }
+            }
+        }
+        self.alarm(fetch.group, deadline);
+    }
+
+    /// Takes back what is out in a shard, where `lost` says so; wakes the owner.
+    pub(crate) fn take_back(
+        &mut self,
+        group: GroupId,
+        shard: u32,
+        lost: impl Fn(&Lease) -> bool,
+    ) -> u64 {
+        let Some(found) = self.state.groups.get_mut(&group) else {
+            return 0;
+        };
+        let Some(state) = found.shards.get_mut(shard as usize) else {
+            return 0;
+        };
+        let count = state.take_back(lost);
+        let gone = |(s, offset): (u32, u64)| s == shard && state.lease_of(offset).is_none();
+        if found.members.suspect.is_some_and(gone) {
+            found.members.suspect = None;
+        }
+        if count > 0 {
+            found.members.wake_all();
+        }
+        count
+    }
+}
+
+/// Messages that go out again.
+fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
+    let Some(state) = group.shards.get(shard as usize) else {
+        return Vec::new();
+    };
+    let again = |offset: u64| Again {
+        offset,
+        attempt: state.attempts_of(offset) + 1,
+        reason: state.last_reason(offset),
+        redriven: state.parked.get(&offset).and_then(|parked| parked.redriven),
+    };
+    let mut picked = Vec::new();
+    for offset in state
+        .returned
+        .iter()
+        .flat_map(|(start, end)| start..end)
+        .take(items)
+    {
+        if state.attempts_of(offset) < SUSPECT {
+            picked.push(again(offset));
+            continue;
+        }
+        if picked.is_empty() && group.members.suspect.is_none() {
+            picked.push(again(offset));
+        }
+        return picked;
+    }
+    if picked.is_empty() {
+        picked = state.due_at(now, items).into_iter().map(again).collect();
+    }
+    picked
+}
+
+/// New messages: from the first that never went out, bounded by what is durable, by the gap and by the fetch.
+fn pick_new(state: &Shard, stream: &Stream, gap: u64, fetch: &Fetch) -> (u64, u32) {
+    let first = state.next;
+    let end = stream.visible.min(state.low.saturating_add(gap.max(1)));
+    if first >= end {
+        return (first, 0);
+    }
+    let mut most = (end - first)
+        .min(fetch.items as u64)
+        .min(u64::from(u32::MAX));
+    // By bytes where the extents are at hand; else by the average of the segment.
+    let after = stream
+        .recent
+        .partition_point(|extent| extent.end() <= first);
+    if stream
+        .recent
+        .front()
+        .is_some_and(|extent| extent.first <= first)
+    {
+        let mut bytes = 0;
+        for extent in stream.recent.iter().skip(after) {
+            bytes += extent.len as usize;
+            if bytes > fetch.bytes {
+                let fitting = extent.first.max(first + 1) - first;
+                let one_batch = extent.first <= first;
+                most = most.min(if one_batch {
+                    by_average(extent.len, extent.count, fetch)
+                } else {
+                    fitting
+                });
+                break;
+            }
+        }
+    } else if let Some(span) = stream.spans.iter().find(|span| first < span.end) {
+        let count = (span.end - span.first) as u32;
+        most = most
+            .min(by_average(span.bytes as u32, count, fetch))
+            .min(span.end - first);
+    }
+    (first, most.max(1) as u32)
+}
+
+fn by_average(bytes: u32, count: u32, fetch: &Fetch) -> u64 {
+    let each = u64::from(bytes / count.max(1)).max(1);
+    (fetch.bytes as u64 / each).max(1)
+}

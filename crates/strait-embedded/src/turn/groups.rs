@@ -1,0 +1,262 @@
+//! Groups: join, seek, delete, redrive, and the alarms of their leases.
+
+use std::time::Duration;
+
+use strait_core::events::{GroupSpec, Order};
+use strait_core::{Error, Kind, Name, Position, Result};
+
+use super::{Turn, no_such_group, no_such_partition, no_such_topic};
+use crate::command::{Join, SeekTo};
+use crate::ops::{GroupId, Op};
+use crate::state::group::{Group, Settings};
+use crate::state::members::Member;
+
+impl Turn<'_> {
+    pub(super) fn join(&mut self, join: Join) -> Result<u64> {
+        let spec = join.spec;
+        check_spec(&spec)?;
+        let topic = self
+            .state
+            .topic_named(&spec.topic)
+            .ok_or_else(|| no_such_topic(&spec.topic))?;
+        let topic = topic.id;
+        if let Some(dead) = &spec.dead_topic {
+            self.state
+                .topic_named(dead)
+                .ok_or_else(|| no_such_topic(dead))?;
+        }
+        let settings = Settings {
+            key_order: spec.order == Order::Key,
+            max_attempts: spec.max_attempts,
+            max_dead: spec.max_dead,
+            gap: spec.gap,
+            dead_topic: spec.dead_topic.as_deref().map(Box::from),
+        };
+        let known = self.state.group_named(&spec.group, &spec.topic);
+        let id = known.map_or(self.state.next_group, |group| group.id);
+        if known.is_none_or(|group| group.settings != settings) {
+            let op = Op::PutGroup {
+                id,
+                topic,
+                name: &spec.group,
+                settings: settings.as_op(),
+            };
+            self.record(|turn| turn.emit(&op, None));
+        }
+        self.place_shards(id, &join.starts);
+        let consumer = self.state.new_consumer(id);
+        if let Some(group) = self.state.groups.get_mut(&id) {
+            let member = Member::new(consumer, spec.member, spec.lease, spec.handover);
+            group.members.join(member, self.now.monotonic);
+        }
+        self.alarm_for(id);
+        Ok(consumer)
+    }
+
+    /// Gives a position to every shard that has none.
+    fn place_shards(&mut self, id: GroupId, starts: &[u64]) {
+        let Some(group) = self.state.groups.get(&id) else {
+            return;
+        };
+        let unplaced: Vec<(u32, u64)> = (0..)
+            .zip(&group.shards)
+            .filter(|(_, shard)| !shard.placed)
+            .map(|(i, _)| (i, starts.get(i as usize).copied().unwrap_or(0)))
+            .collect();
+        if unplaced.is_empty() {
+            return;
+        }
+        self.record(|turn| {
+            for (shard, to) in unplaced {
+                turn.emit(
+                    &Op::Seek {
+                        group: id,
+                        shard,
+                        to,
+                    },
+                    None,
+                );
+            }
+        });
+    }
+
+    pub(super) fn seek(&mut self, seek: &SeekTo) -> Result<Position> {
+        let (id, shard, to) = (
+            self.group_id(&seek.group, &seek.topic)?,
+            seek.partition,
+            seek.to,
+        );
+        let Some(group) = self.state.groups.get(&id) else {
+            return Err(no_such_group(&seek.group, &seek.topic));
+        };
+        if shard as usize >= group.shards.len() {
+            return Err(no_such_partition(&seek.topic, shard, group.shards.len()));
+        }
+        if !seek.force {
+            refuse_live(group, "its position is not moved")?;
+        }
+        self.take_back(id, shard, |_| true);
+        self.record(|turn| {
+            turn.emit(
+                &Op::Seek {
+                    group: id,
+                    shard,
+                    to,
+                },
+                None,
+            )
+        });
+        if let Some(group) = self.state.groups.get_mut(&id) {
+            group.members.restart(shard);
+        }
+        Ok(Position::at(to))
+    }
+
+    pub(super) fn delete_group(&mut self, group: &Name, topic: &Name) -> Result<()> {
+        let id = self.group_id(group, topic)?;
+        if let Some(group) = self.state.groups.get(&id) {
+            refuse_live(group, "it is not deleted")?;
+        }
+        self.record(|turn| turn.emit(&Op::DeleteGroup { id }, None));
+        Ok(())
+    }
+
+    pub(super) fn redrive(
+        &mut self,
+        group: &Name,
+        topic: &Name,
+        numbers: Option<Vec<u64>>,
+    ) -> Result<u64> {
+        let id = self.group_id(group, topic)?;
+        let Some(found) = self.state.groups.get(&id) else {
+            return Err(no_such_group(group, topic));
+        };
+        let wanted: Vec<u64> = match numbers {
+            Some(numbers) => {
+                if let Some(unknown) = numbers.iter().find(|n| !found.dead.contains_key(n)) {
+                    return Err(Error::new(
+                        Kind::NotFound,
+                        format!("`{group}` has no dead letter {unknown} on `{topic}`"),
+                    )
+                    .next("`strait dlq ls` lists them"));
+                }
+                numbers
+            }
+            None => found.dead.keys().copied().collect(),
+        };
+        self.record(|turn| {
+            for number in &wanted {
+                turn.emit(
+                    &Op::Redrive {
+                        group: id,
+                        number: *number,
+                    },
+                    None,
+                );
+            }
+        });
+        if let Some(group) = self.state.groups.get_mut(&id) {
+            group.members.wake_all();
+        }
+        Ok(wanted.len() as u64)
+    }
+
+    fn group_id(&self, group: &Name, topic: &Name) -> Result<GroupId> {
+        self.state
+            .topic_named(topic)
+            .ok_or_else(|| no_such_topic(topic))?;
+        let found = self.state.group_named(group, topic);
+        found
+            .map(|group| group.id)
+            .ok_or_else(|| no_such_group(group, topic))
+    }
+
+    /// The alarm of a group rings: leases that ran out come back, shards that were not handed back move, owners of
+    /// messages that are due wake up.
+    pub(crate) fn ring(&mut self, id: GroupId) {
+        let Some(group) = self.state.groups.get_mut(&id) else {
+            return;
+        };
+        let now = self.now.monotonic;
+        let overdue = group.members.overdue(now);
+        let shards = group.shards.len() as u32;
+        for shard in overdue {
+            self.take_back(id, shard, |_| true);
+        }
+        for shard in 0..shards {
+            self.take_back(id, shard, |lease| lease.deadline <= now);
+            let Some(group) = self.state.groups.get_mut(&id) else {
+                return;
+            };
+            let due = group
+                .shards
+                .get(shard as usize)
+                .and_then(|shard| shard.next_due());
+            if due.is_some_and(|due| due <= self.now.wall) {
+                group.members.wake_owner(shard);
+            }
+        }
+        self.alarm_for(id);
+    }
+
+    /// Sets the alarm of a group to the next thing that happens by time.
+    fn alarm_for(&mut self, id: GroupId) {
+        let Some(group) = self.state.groups.get(&id) else {
+            return;
+        };
+        let (wall, now) = (self.now.wall, self.now.monotonic);
+        let due = |due: i64| match u64::try_from(due - wall) {
+            Ok(ms) if ms > 0 => Some(now + Duration::from_millis(ms)),
+            // Due already: its owner knows, or there is none to wake.
+            _ => None,
+        };
+        let leases = group
+            .shards
+            .iter()
+            .filter_map(|shard| shard.next_deadline());
+        let parked = group
+            .shards
+            .iter()
+            .filter_map(|shard| shard.next_due().and_then(due));
+        if let Some(at) = leases
+            .chain(parked)
+            .chain(group.members.next_overdue())
+            .min()
+        {
+            self.alarm(id, at);
+        }
+    }
+}
+
+fn check_spec(spec: &GroupSpec) -> Result<()> {
+    let fault = if spec.max_attempts == 0 {
+        "max_attempts is 0: a message could never be handled"
+    } else if spec.lease.is_zero() {
+        "the lease is 0: every message would be lost at once"
+    } else if spec.gap == 0 {
+        "the gap is 0: no message could be out"
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Kind::Rejected,
+        format!("group `{}`: {fault}", spec.group),
+    ))
+}
+
+fn refuse_live(group: &Group, what: &str) -> Result<()> {
+    if group.members.is_empty() {
+        return Ok(());
+    }
+    let names: Vec<&str> = group.members.iter().map(|member| &*member.name).collect();
+    Err(Error::new(
+        Kind::Conflict,
+        format!(
+            "the group `{}` has {} live members: {what}",
+            group.name,
+            names.len()
+        ),
+    )
+    .with("members", names.join(", "))
+    .next("stop them first, or force it: they lose the partition and get it again"))
+}

@@ -1,0 +1,286 @@
+//! The writer: one thread that turns commands into groups of the log.
+//!
+//! A turn takes what queued while the last fdatasync ran, decides and applies it, writes it with one call, syncs, and
+//! lets the answers go. Nothing lingers: the fsync under way is the batching window.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use metrics::{gauge, histogram};
+use strait_core::Health;
+use strait_core::events::Durability;
+
+use crate::command::{Command, Now};
+use crate::disk::{GroupBuf, Log, LogError, Placed};
+use crate::extents::StreamId;
+use crate::shared::{Shared, poisoned};
+use crate::turn::{Output, Turn};
+
+/// A group takes no more commands from this size on.
+const GROUP_BYTES: u64 = 4 << 20;
+/// How long it must be quiet before the last group is proven durable by a seal.
+const QUIET: Duration = Duration::from_millis(50);
+
+#[derive(Debug)]
+pub(crate) struct Writer {
+    shared: Arc<Shared>,
+    log: Log,
+    group: GroupBuf,
+    out: Output,
+    taken: Vec<(Command, usize)>,
+    backlog: VecDeque<(Command, usize)>,
+    /// Streams with bodies that are written and not yet durable.
+    unsynced: Vec<StreamId>,
+    sync: bool,
+    /// When the log has something that no later group proves, since when.
+    unsealed: Option<Duration>,
+}
+
+impl Writer {
+    pub(crate) fn new(shared: Arc<Shared>, log: Log) -> Writer {
+        let sync = shared.options.durability == Durability::Fsynced;
+        Writer {
+            shared,
+            log,
+            group: GroupBuf::new(),
+            out: Output::default(),
+            taken: Vec::new(),
+            backlog: VecDeque::new(),
+            unsynced: Vec::new(),
+            sync,
+            unsealed: None,
+        }
+    }
+
+    /// Runs until the engine is stopped and everything that waited is done.
+    pub(crate) fn run(mut self) {
+        loop {
+            let wait = if self.backlog.is_empty() {
+                self.rest()
+            } else {
+                Some(Duration::ZERO)
+            };
+            if wait != Some(Duration::ZERO) && !self.shared.sleep(wait) && self.backlog.is_empty() {
+                break;
+            }
+            if self.turn().is_err() {
+                return self.refuse_all();
+            }
+        }
+        // Closed in order: the last group is proven, so that the next opening has nothing to rewrite.
+        if let Err(error) = self.log.sync().and_then(|()| self.log.seal()) {
+            self.shared.poison(&error.to_string());
+        }
+    }
+
+    /// How long nothing has to happen.
+    fn rest(&self) -> Option<Duration> {
+        let now = self.shared.clock.now().monotonic;
+        let alarm = self.shared.state.lock().alarms.next();
+        let seal = self.unsealed.map(|since| since + QUIET);
+        let next = alarm.into_iter().chain(seal).min();
+        next.map(|at| at.saturating_sub(now))
+    }
+
+    /// One turn. An error means that the engine is poisoned.
+    pub(crate) fn turn(&mut self) -> Result<(), LogError> {
+        let now = self.shared.clock.now();
+        self.shared.take(&mut self.taken);
+        self.backlog.extend(self.taken.drain(..));
+        let quiet = self.backlog.is_empty();
+        let bytes = self.decide(now);
+        let done = self.carry_out(now);
+        self.shared.budget.give_back(bytes);
+        if done.is_ok()
+            && quiet
+            && self
+                .unsealed
+                .is_some_and(|since| since + QUIET <= now.monotonic)
+        {
+            self.seal()?;
+        }
+        done
+    }
+
+    /// Decides what waits, up to the size of a group; gives the bytes of budget that it used.
+    fn decide(&mut self, now: Now) -> usize {
+        self.group.clear();
+        self.out.clear();
+        let mut bytes = 0;
+        let seq = self.log.written_seq() + 1;
+        let Writer {
+            shared,
+            log,
+            group,
+            out,
+            backlog,
+            ..
+        } = self;
+        let mut state = shared.state.lock();
+        let mut turn = Turn::new(&mut state, group, out, seq, now, shared.fingerprint);
+        turn.room = log.has_room();
+        while let Some(id) = turn.state.alarms.pop(now.monotonic) {
+            turn.ring(id);
+        }
+        while turn.group.encoded_len() < GROUP_BYTES
+            && let Some((command, size)) = backlog.pop_front()
+        {
+            bytes += size;
+            turn.decide(command);
+        }
+        if !group.is_empty() {
+            state.applied = seq;
+            state.unplaced = true;
+        }
+        bytes
+    }
+
+    fn carry_out(&mut self, now: Now) -> Result<(), LogError> {
+        if let Err(error) = self.write(now) {
+            self.shared.poison(&error.to_string());
+            let why = error.to_string();
+            for reply in self.out.written.drain(..).chain(self.out.durable.drain(..)) {
+                reply.fail(&|| poisoned(&why));
+            }
+            return Err(error);
+        }
+        self.out.durable.drain(..).for_each(|reply| reply.send());
+        if self.out.claims_ended {
+            self.shared.claims.notify_waiters();
+        }
+        Ok(())
+    }
+
+    fn write(&mut self, now: Now) -> Result<(), LogError> {
+        if !self.group.is_empty() {
+            let placed = self.append()?;
+            self.place(&placed);
+            self.unsealed = Some(now.monotonic);
+        }
+        self.out.written.drain(..).for_each(|reply| reply.send());
+        if self.out.sync && self.sync {
+            let begun = Instant::now();
+            self.log.sync()?;
+            histogram!("strait_fsync_seconds").record(begun.elapsed());
+        }
+        if self.out.sync {
+            self.publish();
+        }
+        Ok(())
+    }
+
+    /// Writes the group. On a full disk what frees space goes to the reserve; when that is full too, it waits here:
+    /// nothing is acknowledged, and nothing is lost.
+    fn append(&mut self) -> Result<Placed, LogError> {
+        match self.log.append(&self.group) {
+            Err(LogError::Full { .. }) => {}
+            other => return other,
+        }
+        self.shared.health.send_replace(Health::Impaired(
+            "the disk is full: sends are refused".into(),
+        ));
+        self.shared.chore(|chores| chores.pool = true);
+        loop {
+            match self.log.append_reserve(&self.group) {
+                Err(LogError::Full { .. }) if !self.shared.is_stopping() => {
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+                other => return other,
+            }
+        }
+    }
+
+    /// The bodies have their places now.
+    fn place(&mut self, placed: &Placed) {
+        let mut state = self.shared.state.lock();
+        for placing in &self.out.placings {
+            let extent = placing.extent(placed.segment, placed.offset, self.group.body_offsets());
+            state.place(placing.stream(), extent);
+            self.unsynced.push(placing.stream());
+        }
+        state.unplaced = false;
+        drop(state);
+        self.shared.placed.notify_one();
+        let mut chores = self.shared.chores.lock();
+        chores.tail_bytes += placed.len;
+        chores.tail_records += self.out.records;
+        let rolled = chores.active != placed.segment;
+        chores.active = placed.segment;
+        chores.pool |= rolled;
+        let options = &self.shared.options;
+        let due = chores.tail_bytes >= options.checkpoint_bytes
+            || chores.tail_records >= options.checkpoint_records;
+        let ask = (due && !chores.checkpoint) || (self.out.retention && !chores.retention);
+        chores.checkpoint |= due;
+        chores.retention |= self.out.retention;
+        drop(chores);
+        if rolled || ask {
+            self.shared.chore_bell.notify_one();
+        }
+    }
+
+    /// What was written is durable: readers see it, members are woken.
+    fn publish(&mut self) {
+        self.shared.chores.lock().durable = self.log.position();
+        let mut state = self.shared.state.lock();
+        let state = &mut *state;
+        self.unsynced.sort_unstable();
+        self.unsynced.dedup();
+        for id in self.unsynced.drain(..) {
+            let Some(stream) = state.stream_mut(id) else {
+                continue;
+            };
+            stream.visible = stream.placed();
+            let Some((topic, partition)) = id.as_partition() else {
+                continue;
+            };
+            let Some(topic) = state.topics.get(&topic) else {
+                continue;
+            };
+            if let Some(partition) = topic.partitions.get(partition as usize) {
+                partition.grown.notify_waiters();
+            }
+            for group in &topic.groups {
+                if let Some(group) = state.groups.get_mut(group) {
+                    group.members.wake_owner(partition);
+                }
+            }
+        }
+    }
+
+    fn seal(&mut self) -> Result<(), LogError> {
+        self.unsealed = None;
+        let bytes: u64 = self
+            .shared
+            .pool
+            .segments()
+            .iter()
+            .map(|segment| segment.len)
+            .sum();
+        gauge!("strait_log_bytes").set(bytes as f64);
+        let sealed = self.log.sync().and_then(|()| self.log.seal());
+        match sealed {
+            // Without space the proof waits for the next group.
+            Err(LogError::Full { .. }) | Ok(()) => {
+                self.shared.chores.lock().durable = self.log.position();
+                self.shared.state.lock().applied = self.log.written_seq();
+                Ok(())
+            }
+            Err(error) => {
+                self.shared.poison(&error.to_string());
+                Err(error)
+            }
+        }
+    }
+
+    /// After a failed disk: everything that waits is refused.
+    fn refuse_all(&mut self) {
+        self.shared.take(&mut self.taken);
+        let waiting = self.backlog.drain(..).chain(self.taken.drain(..));
+        for (command, bytes) in waiting {
+            command.refuse(&|| self.shared.ended_error());
+            self.shared.budget.give_back(bytes);
+        }
+    }
+}
