@@ -116,10 +116,15 @@ impl Member {
         Ok(taken)
     }
 
-    /// Takes so many deliveries and gives their bodies, each settled as handled.
+    /// Takes so many deliveries, one after the other, each settled as handled before the next; gives their bodies.
     pub(crate) async fn drain(&mut self, count: usize) -> Check<Vec<String>> {
         let mut bodies = Vec::with_capacity(count);
-        for delivery in self.take(count).await? {
+        while bodies.len() < count {
+            let delivery = self.delivery().await.map_err(|fault| {
+                Fault::new(format!(
+                    "{count} deliveries wanted, got {bodies:?}: {fault}"
+                ))
+            })?;
             bodies.push(body(&delivery.message));
             self.settle(delivery.receipt, Verdict::Done).await?;
         }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use strait_core::events::{GroupSpec, Seek, Start};
-use strait_core::{Delivery, Unit, Verdict};
+use strait_core::{Arrival, Delivery, Unit, Verdict};
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Lab, QUIET, body, must_be_fenced, outgoing};
+use crate::lab::{Lab, PATIENCE, QUIET, body, must_be_fenced, outgoing};
 use crate::member::Member;
 
 const LEASE: Duration = Duration::from_millis(150);
@@ -22,6 +22,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("receipt_dropped_comes_back", dropped_comes_back),
         case("receipt_dropped_in_part", dropped_in_part),
         case("receipt_dropped_counts_to_the_limit", dropped_counts).needs(Need::DeadLetters),
+        case("leaving_counts_only_what_was_out", counts_only_what_was_out),
+        case("leaving_in_the_middle_of_a_poll", in_the_middle_of_a_poll),
         case("release_spends_no_attempt", release_spends_none),
         case("release_over_and_over", release_over_and_over),
         case("fence_of_a_moved_group", moved_group).needs(Need::Fencing),
@@ -102,6 +104,7 @@ async fn lost_counts(lab: Lab) -> Check {
     let (spec, mut member, first) = short_lease(&lab, 2).await?;
     let second = member.delivery().await?;
     check_eq!(second.attempt, 2, "attempt");
+    member.quiet(LEASE * 2).await?;
     lab.group_until(&spec, "a dead letter", |info| info.dead == 1)
         .await?;
     let dead = lab.dead(&spec).await?;
@@ -202,9 +205,10 @@ async fn dropped_in_part(lab: Lab) -> Check {
 async fn dropped_counts(lab: Lab) -> Check {
     let (spec, mut member) = abc(&lab, 2).await?;
     let mut seen = Vec::new();
-    for delivery in member.take(6).await? {
-        seen.push(delivery.attempt);
+    for _ in 0..6 {
+        seen.push(member.delivery().await?.attempt);
     }
+    member.quiet(QUIET).await?;
     seen.sort_unstable();
     check_eq!(seen, [1, 1, 1, 2, 2, 2], "attempts of what was dropped");
     lab.group_until(&spec, "three dead letters", |info| info.dead == 3)
@@ -213,6 +217,73 @@ async fn dropped_counts(lab: Lab) -> Check {
         check_eq!(letter.attempts, 2, "attempts of a dead letter");
     }
     member.quiet(QUIET).await
+}
+
+/// A member that leaves spends an attempt of what it was given, not of what the engine had ready for it.
+async fn counts_only_what_was_out(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    for i in 0..10 {
+        lab.put(&topic, 0, &[&format!("k{i}={i}")]).await?;
+    }
+    let (spec, mut member) = lab.consume(&topic).await?;
+    let next = tokio::time::timeout(PATIENCE, member.consumer.next(1, 1 << 20)).await;
+    let arrival = next.map_err(|_| Fault::new("no delivery comes"))??;
+    check!(
+        matches!(arrival, Arrival::Run(..) | Arrival::Each(_)),
+        "a delivery was to come: {arrival:?}"
+    );
+    drop(member);
+    drop(arrival);
+    let mut member = lab.consume_as(&spec).await?;
+    let mut attempts = Vec::new();
+    for _ in 0..10 {
+        let delivery = member.delivery().await?;
+        attempts.push((body(&delivery.message), delivery.attempt));
+        lab.done(delivery.receipt).await?;
+    }
+    attempts.sort();
+    let wanted = (0..10).map(|i: u32| (i.to_string(), if i == 0 { 2 } else { 1 }));
+    check_eq!(
+        attempts,
+        wanted.collect::<Vec<_>>(),
+        "messages and attempts"
+    );
+    Ok(())
+}
+
+/// A member that leaves while it polls spends no attempt of what it never saw.
+async fn in_the_middle_of_a_poll(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["k1=a", "k2=b"]).await?;
+    let spec = lab.spec(&topic)?;
+    for _ in 0..20 {
+        let mut member = lab.join(&spec).await?;
+        let polled = tokio::time::timeout(Duration::ZERO, member.consumer.next(1, 1 << 20)).await;
+        check!(
+            matches!(polled, Err(_) | Ok(Ok(Arrival::Assigned(0)))),
+            "the first poll gave {polled:?}"
+        );
+        let mut next = Box::pin(member.consumer.next(1, 1 << 20));
+        let polled = tokio::time::timeout(Duration::ZERO, next.as_mut()).await;
+        drop(next);
+        match polled {
+            Ok(Ok(Arrival::Run(_, receipt))) => lab.settle(receipt, Verdict::Release).await?,
+            Ok(Ok(Arrival::Each(deliveries))) => {
+                for delivery in deliveries {
+                    lab.settle(delivery.receipt, Verdict::Release).await?;
+                }
+            }
+            _ => {}
+        }
+    }
+    let mut member = lab.consume_as(&spec).await?;
+    for _ in 0..2 {
+        let delivery = member.delivery().await?;
+        let text = body(&delivery.message);
+        check_eq!(delivery.attempt, 1, "attempt of `{text}`");
+        lab.done(delivery.receipt).await?;
+    }
+    Ok(())
 }
 
 /// A release hands the message back without spending an attempt.

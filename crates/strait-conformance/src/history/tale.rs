@@ -4,6 +4,7 @@ use super::*;
 
 /// A settle with its answer, as it concerns one message.
 struct Settle<'a> {
+    who: &'a str,
     end: End,
     effect: Option<&'a str>,
     answer: Answer,
@@ -60,6 +61,7 @@ impl<'a> Tale<'a> {
                 } => {
                     open.insert((&event.who, text), message.settles.len());
                     message.settles.push(Settle {
+                        who: &event.who,
                         end: *end,
                         effect: effect.as_deref(),
                         answer: Answer::Unknown,
@@ -332,25 +334,27 @@ impl<'a> Tale<'a> {
         }
     }
 
-    /// Once a shard was seen under a later epoch, a settle handed in under an earlier one has no effect.
+    /// Once another member was seen to have a shard under a later epoch, a settle handed in under an earlier one has no
+    /// effect.
     pub(super) fn fencing(&self, found: &mut Vec<Violation>) {
-        let mut epochs: BTreeMap<u32, Vec<(usize, u64)>> = BTreeMap::new();
+        let mut owners: BTreeMap<u32, Vec<(usize, u64, &str)>> = BTreeMap::new();
         for (at, event) in self.events.iter().enumerate() {
             if let Did::Delivered { shard, epoch, .. } = event.did {
-                epochs.entry(shard).or_default().push((at, epoch));
+                let of_shard = owners.entry(shard).or_default();
+                of_shard.push((at, epoch, &event.who));
             }
         }
         for (text, message) in &self.messages {
             for settle in &message.settles {
-                let of_shard = epochs.get(&settle.shard).map_or(&[][..], Vec::as_slice);
+                let of_shard = owners.get(&settle.shard).map_or(&[][..], Vec::as_slice);
                 let later = of_shard
                     .iter()
-                    .take_while(|(at, _)| *at < settle.from)
-                    .find(|(_, epoch)| *epoch > settle.epoch);
-                if let (Some((at, epoch)), Answer::Applied) = (later, settle.answer) {
+                    .take_while(|(at, ..)| *at < settle.from)
+                    .find(|(_, epoch, who)| *epoch > settle.epoch && *who != settle.who);
+                if let (Some((at, epoch, owner)), Answer::Applied) = (later, settle.answer) {
                     let (own, shard) = (settle.epoch, settle.shard);
                     let what = format!(
-                        "`{text}` was settled under epoch {own} of shard {shard}, which was seen under epoch {epoch} before (step {at})"
+                        "`{text}` was settled under epoch {own} of shard {shard}, which {owner} had under epoch {epoch} before (step {at})"
                     );
                     self.broken(found, Promise::Fencing, text, what);
                 }
