@@ -23,7 +23,8 @@ mod units;
 
 use consumer::{Inbox, RemoteControl, RemoteSource};
 use events::RemoteEvents;
-use link::{Effects, Link};
+pub(crate) use link::Effects;
+use link::Link;
 
 /// How a client behaves.
 #[derive(Debug, Clone, Copy)]

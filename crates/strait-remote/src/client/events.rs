@@ -70,7 +70,11 @@ impl Events for RemoteEvents {
         let client = self.client.clone();
         Box::pin(async move {
             let link = client.link.clone();
-            let _permit = link.permit(payload.len()).await;
+            // Without a wait where there is room: appends keep the order in which they were first polled.
+            let _permit = match link.try_permit(payload.len()) {
+                Some(permit) => permit,
+                None => link.permit(payload.len()).await,
+            };
             link.call(kind::APPEND, effects, payload).await
         })
     }

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use parking_lot::Mutex;
-use strait_core::{Abandoned, Error, Fence, Health, Kind, Result, codes};
+use strait_core::{Abandoned, Effect, Error, Fence, Health, Kind, Result, codes};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
@@ -314,6 +314,11 @@ impl Link {
 }
 
 impl Effects {
+    /// Whether the request may be made again after this error.
+    pub(crate) fn allow(self, error: &Error) -> bool {
+        self != Effects::Once || error.effect() == Effect::NotDone
+    }
+
     /// The error for a request whose answer will not come.
     fn error(self, kind: u8, over: &Over) -> Error {
         let operation = word(kind).unwrap_or_default();

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strait_core::{Effect, Error, Outcome, Result, Unit};
+use strait_core::{Effect, Error, Kind, Outcome, Result, Unit, codes};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::link::{Effects, Link, too_large};
@@ -14,15 +14,18 @@ type Answer = oneshot::Sender<Vec<Outcome>>;
 
 /// The outcomes to come, in the order of the units.
 #[derive(Debug)]
-pub(crate) struct Commit(Vec<oneshot::Receiver<Vec<Outcome>>>);
+pub(crate) struct Commit(Vec<(usize, oneshot::Receiver<Vec<Outcome>>)>);
 
 impl Commit {
     /// Waits for all of them.
     pub(crate) async fn outcomes(self) -> Vec<Outcome> {
         let mut all = Vec::new();
-        for part in self.0 {
-            // Every part is answered before the connection's thread ends.
-            all.extend(part.await.unwrap_or_default());
+        for (units, part) in self.0 {
+            // A part that waited for room when the connection's thread ended was dropped unsent.
+            all.extend(
+                part.await
+                    .unwrap_or_else(|_| (0..units).map(|_| dropped()).collect()),
+            );
         }
         all
     }
@@ -34,7 +37,7 @@ pub(crate) fn send(link: &Arc<Link>, units: Vec<Unit>) -> Commit {
     let mut answers = Vec::new();
     for part in parts(units, link.welcome.payload_max as usize) {
         let (answer, answered) = oneshot::channel();
-        answers.push(answered);
+        answers.push((part.units(), answered));
         match part {
             Part::Refused(unit, error) => {
                 // Nobody listens when the commit was dropped.
@@ -58,6 +61,25 @@ pub(crate) fn send(link: &Arc<Link>, units: Vec<Unit>) -> Commit {
 enum Part {
     Request(Request),
     Refused(Unit, Error),
+}
+
+impl Part {
+    fn units(&self) -> usize {
+        match self {
+            Part::Request(request) => request.units.len(),
+            Part::Refused(..) => 1,
+        }
+    }
+}
+
+/// The outcome of a unit that is gone.
+fn dropped() -> Outcome {
+    let text = "the connection ended before the unit was sent";
+    Outcome::Unknown(
+        Error::new(Kind::Unavailable, text)
+            .code(codes::UNKNOWN_OUTCOME)
+            .unknown(),
+    )
 }
 
 /// Units of one request.

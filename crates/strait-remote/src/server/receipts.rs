@@ -104,7 +104,7 @@ mod tests {
             takes in proptest::collection::vec((0u64..100, 1u32..40, any::<bool>()), 0..40),
         ) {
             let mut receipts = Receipts::default();
-            let mut there = vec![false; 200];
+            let mut there = [false; 200];
             let mut at = 3;
             for (index, run) in runs.iter().enumerate() {
                 receipts.put(Receipt::new(fence(at, *run), None));
