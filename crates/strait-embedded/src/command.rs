@@ -32,6 +32,17 @@ pub(crate) enum Command {
         answer: Answer<Result<u64>>,
     },
     Fetch(Fetch, Answer<Option<Granted>>),
+    Leave {
+        group: GroupId,
+        consumer: u64,
+    },
+    HandedBack {
+        group: GroupId,
+        consumer: u64,
+        shard: u32,
+    },
+    /// The engine closes.
+    Close,
     Trim {
         topic: u32,
         partition: u32,
@@ -183,7 +194,10 @@ impl Command {
             Command::Seek(_, to) => drop(to.send(Err(error()))),
             Command::Redrive { answer, .. } => drop(answer.send(Err(error()))),
             Command::Fetch(_, to) => drop(to.send(None)),
-            Command::Trim { .. } => {}
+            Command::Leave { .. }
+            | Command::HandedBack { .. }
+            | Command::Close
+            | Command::Trim { .. } => {}
         }
     }
 }

@@ -8,8 +8,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use strait_core::{
-    Abandoned, Arrival, Chunk, Control, Delivery, Error, Fence, Fut, Message, Position, Receipt,
-    Result, Shard, Source, Unit, Verdict,
+    Abandoned, Arrival, Chunk, Control, Delivery, Error, Fence, Fut, Kind, Message, Position,
+    Receipt, Result, Shard, Source, Unit, Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -17,10 +17,11 @@ use crate::command::{Again, Command, Fetch, Granted, GrantedWhat, Prepared};
 use crate::extents::StreamId;
 use crate::fingerprint::key_hash;
 use crate::ops::GroupId;
-use crate::prepare::read_again;
+use crate::prepare::{dead_copy, read_again};
 use crate::reading::Want;
 use crate::shared::Shared;
 use crate::state::members::Event;
+use crate::state::shard::Shard as ShardState;
 
 /// The group that a consumer's id belongs to.
 pub(crate) fn group_of(consumer: u64) -> GroupId {
@@ -30,41 +31,26 @@ pub(crate) fn group_of(consumer: u64) -> GroupId {
 /// What the receipts, the source and the control of one consumer share.
 #[derive(Debug)]
 pub(crate) struct Home {
-    shared: Arc<Shared>,
-    group: GroupId,
-    topic: u32,
-    topic_name: Arc<str>,
-    consumer: u64,
-    key_order: bool,
-    max_attempts: u32,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) topic: u32,
+    pub(crate) topic_name: Arc<str>,
+    pub(crate) consumer: u64,
+    pub(crate) key_order: bool,
+    pub(crate) max_attempts: u32,
 }
 
 impl Home {
-    pub(crate) fn new(
-        shared: Arc<Shared>,
-        topic_name: Arc<str>,
-        consumer: u64,
-        settings: (u32, bool, u32),
-    ) -> Arc<Home> {
-        let (topic, key_order, max_attempts) = settings;
-        let group = group_of(consumer);
-        Arc::new(Home {
-            shared,
-            group,
-            topic,
-            topic_name,
-            consumer,
-            key_order,
-            max_attempts,
-        })
+    fn group(&self) -> GroupId {
+        group_of(self.consumer)
     }
 
     fn receipt(self: &Arc<Self>, shard: Shard, grant: u64, first: u64, count: u32) -> Receipt {
+        let (consumer, first) = (self.consumer, Position::at(first));
         let fence = Fence {
-            consumer: self.consumer,
+            consumer,
             epoch: grant,
             shard,
-            first: Position::at(first),
+            first,
             count,
         };
         Receipt::new(fence, Some(self.clone()))
@@ -75,19 +61,58 @@ impl Home {
         let (to, _) = oneshot::channel();
         self.shared.push(Command::Commit(vec![prepared], to), 0);
     }
+
+    fn release(&self, receipt: Receipt) {
+        let unit = Unit::settle(receipt, Verdict::Release);
+        self.settle(Prepared {
+            unit,
+            messages: Vec::new(),
+        });
+    }
+
+    /// The message waits for an earlier one of its key; its grant does not count.
+    fn park_behind(&self, message: &Message, receipt: Receipt) {
+        let reason = "".into();
+        let verdict = Verdict::Retry {
+            after: Duration::ZERO,
+            reason,
+            counts: false,
+        };
+        self.settle(Prepared::of_one(receipt, verdict, message, None));
+    }
+
+    /// Every attempt is spent and none of them ended: the process died, or the lease ran out.
+    fn give_up(&self, message: &Message, receipt: Receipt, again: &Again) {
+        let made = again.attempt - 1;
+        let reason = match &again.reason {
+            Some(last) => format!("lost in attempt {made} of {made}; the last error was: {last}"),
+            None => format!("lost in {made} attempts: the process died, or the lease ran out"),
+        };
+        let copy = dead_copy(&self.shared, self.group(), message, made, &reason);
+        let mut prepared = Prepared::of_one(receipt, Verdict::Dead(reason.into()), message, copy);
+        // The grant by which we learned of it was no attempt.
+        prepared
+            .messages
+            .iter_mut()
+            .flatten()
+            .for_each(|taken| taken.attempts = Some(made));
+        self.settle(prepared);
+    }
 }
 
 impl Abandoned for Home {
     fn abandoned(&self, fence: Fence) {
         let mut state = self.shared.state.lock();
-        let Some(group) = state.groups.get_mut(&self.group) else {
+        let Some(group) = state.groups.get_mut(&self.group()) else {
             return;
         };
         let Some(shard) = group.shards.get_mut(fence.shard as usize) else {
             return;
         };
         let (first, end) = (fence.first.offset(), fence.end().offset());
-        if !shard.holds(first, fence.count, fence.epoch) {
+        // What was never handed over is released when its member leaves.
+        let delivered = shard.lease_of(first).is_some_and(|lease| lease.delivered);
+        if !delivered || !shard.holds(first, fence.count, fence.epoch) {
             return;
         }
         shard.unlease(first, fence.count);
@@ -105,26 +130,27 @@ impl Control for Home {
         let deadline = self.shared.clock.now().monotonic + by;
         let mut state = self.shared.state.lock();
         let mut held = Vec::with_capacity(fences.len());
-        if let Some(group) = state.groups.get_mut(&self.group) {
+        if let Some(group) = state.groups.get_mut(&self.group()) {
             for fence in &fences {
+                let (first, count) = (fence.first.offset(), fence.count);
                 let shard = group.shards.get_mut(fence.shard as usize);
-                let shard =
-                    shard.filter(|s| s.holds(fence.first.offset(), fence.count, fence.epoch));
+                let shard = shard.filter(|shard| shard.holds(first, count, fence.epoch));
                 held.push(shard.is_some());
                 if let Some(shard) = shard {
-                    shard.extend(fence.first.offset(), fence.count, deadline);
+                    shard.extend(first, count, deadline);
                 }
             }
         }
         held.resize(fences.len(), false);
-        state.alarms.set(self.group, deadline);
+        state.alarms.set(self.group(), deadline);
         drop(state);
+        self.shared.nudge();
         Box::pin(std::future::ready(Ok(held)))
     }
 
     fn hold(&self, shard: Shard, held: bool) {
         let mut state = self.shared.state.lock();
-        let group = state.groups.get_mut(&self.group);
+        let group = state.groups.get_mut(&self.group());
         if let Some(member) = group.and_then(|group| group.members.get(self.consumer)) {
             if held {
                 member.held.insert(shard);
@@ -135,46 +161,44 @@ impl Control for Home {
     }
 
     fn handed_back(&self, shard: Shard) {
-        let now = self.shared.clock.now().monotonic;
-        let mut state = self.shared.state.lock();
-        let Some(group) = state.groups.get_mut(&self.group) else {
-            return;
-        };
-        if group.members.handed_back(shard, self.consumer, now)
-            && let Some(shard) = group.shards.get_mut(shard as usize)
-        {
-            shard.take_back(|lease| lease.consumer == self.consumer);
-            group.members.wake_all();
-        }
+        let (group, consumer) = (self.group(), self.consumer);
+        self.shared.push(
+            Command::HandedBack {
+                group,
+                consumer,
+                shard,
+            },
+            0,
+        );
     }
 
     fn leave(&self) {
-        let now = self.shared.clock.now().monotonic;
-        let mut state = self.shared.state.lock();
-        let Some(group) = state.groups.get_mut(&self.group) else {
-            return;
-        };
-        group.members.leave(self.consumer, now);
-        for shard in &mut group.shards {
-            shard.take_back(|lease| lease.consumer == self.consumer);
-        }
-        group.members.suspect = None;
-        group.members.wake_all();
-        let next = group.members.next_overdue();
-        if let Some(at) = next {
-            state.alarms.set(self.group, at);
-        }
-        drop(state);
-        self.shared.nudge();
+        let (group, consumer) = (self.group(), self.consumer);
+        self.shared.push(Command::Leave { group, consumer }, 0);
     }
 }
 
+/// What was read and not handed over yet.
+#[derive(Debug)]
+enum Held {
+    Run(Chunk, Receipt),
+    Again(Vec<Delivery>),
+}
+
+/// The source of a member.
 #[derive(Debug)]
 pub(crate) struct Member {
     home: Arc<Home>,
     fetching: Option<oneshot::Receiver<Option<Granted>>>,
-    arrivals: VecDeque<Arrival>,
+    held: VecDeque<Held>,
     ended: bool,
+}
+
+/// What a look at the group says.
+enum Look {
+    Event(Event),
+    Fetch,
+    Wait,
 }
 
 impl Member {
@@ -182,22 +206,22 @@ impl Member {
         Member {
             home,
             fetching: None,
-            arrivals: VecDeque::new(),
+            held: VecDeque::new(),
             ended: false,
         }
     }
 
-    /// The next event of the member, and whether there may be something to fetch; registers the waker otherwise.
-    fn look(&mut self, cx: &Context<'_>) -> Look {
+    /// The next event of the member, or whether there may be something to fetch; else registers the waker.
+    fn look(&self, cx: &Context<'_>) -> Look {
         let mut state = self.home.shared.state.lock();
-        let group = state.groups.get_mut(&self.home.group);
+        let group = state.groups.get_mut(&self.home.group());
         let Some(member) = group.and_then(|group| group.members.get(self.home.consumer)) else {
             return Look::Event(Event::End);
         };
         if let Some(event) = member.events.pop_front() {
             return Look::Event(event);
         }
-        if self.fetching.is_none() && member.ready {
+        if self.fetching.is_none() && self.held.len() < 2 && member.ready {
             member.ready = false;
             return Look::Fetch;
         }
@@ -210,9 +234,7 @@ impl Member {
 
     fn fetch(&mut self, items: usize, bytes: usize) {
         let (to, answer) = oneshot::channel();
-        let Home {
-            group, consumer, ..
-        } = *self.home;
+        let (group, consumer) = (self.home.group(), self.home.consumer);
         let fetch = Fetch {
             group,
             consumer,
@@ -223,46 +245,21 @@ impl Member {
         self.fetching = Some(answer);
     }
 
-    /// Reads what was granted. What waits for a parked message of its key goes back.
+    /// Reads what was granted.
     fn take(&mut self, granted: Granted) -> Result<()> {
         let Granted { shard, grant, what } = granted;
-        if !self.is_open(shard) {
-            self.give_back(shard, grant, &what);
-            return Ok(());
-        }
         match what {
             GrantedWhat::Run { first, count } => self.take_run(shard, grant, first, count),
             GrantedWhat::Again(messages) => self.take_again(shard, grant, messages),
         }
     }
 
-    fn is_open(&self, shard: Shard) -> bool {
-        let state = self.home.shared.state.lock();
-        let group = state.groups.get(&self.home.group);
-        group.is_some_and(|group| group.members.open_to(self.home.consumer).contains(&shard))
-    }
-
-    fn give_back(&self, shard: Shard, grant: u64, what: &GrantedWhat) {
-        let release = |first, count| {
-            let receipt = self.home.receipt(shard, grant, first, count);
-            let unit = Unit::settle(receipt, Verdict::Release);
-            self.home.settle(Prepared {
-                unit,
-                messages: Vec::new(),
-            });
-        };
-        match what {
-            GrantedWhat::Run { first, count } => release(*first, *count),
-            GrantedWhat::Again(all) => all.iter().for_each(|message| release(message.offset, 1)),
-        }
-    }
-
     fn take_run(&mut self, shard: Shard, grant: u64, first: u64, count: u32) -> Result<()> {
         let stream = StreamId::partition(self.home.topic, shard);
         let mut receipt = self.home.receipt(shard, grant, first, count);
-        let mut from = first;
         let end = first + u64::from(count);
-        while from < end {
+        let mut from = first;
+        loop {
             let want = Want {
                 stream,
                 from,
@@ -277,164 +274,158 @@ impl Member {
             if next == from {
                 return Err(self.missing(shard, from));
             }
-            let part = receipt.split_at((next - from) as u32);
-            match part {
-                Some(part) => self.hand_over(chunk, part),
+            // The granted range may lie in several segments: one run for each.
+            match receipt.split_at((next - from) as u32) {
+                Some(part) => self.held.push_back(Held::Run(chunk, part)),
                 None => {
-                    self.hand_over(chunk, receipt);
+                    self.held.push_back(Held::Run(chunk, receipt));
                     return Ok(());
                 }
             }
             from = next;
         }
-        Ok(())
     }
 
     fn missing(&self, shard: Shard, offset: u64) -> Error {
-        Error::new(
-            strait_core::Kind::Corrupt,
-            format!("offset {offset} of partition {shard} was granted and cannot be read"),
-        )
-        .with("topic", &self.home.topic_name)
-    }
-
-    /// Gives a run as it is, unless some of its keys wait: then their messages are parked behind them.
-    fn hand_over(&mut self, chunk: Chunk, receipt: Receipt) {
-        let waiting = self.waiting(&chunk, receipt.fence().shard);
-        if waiting.is_empty() {
-            self.arrivals.push_back(Arrival::Run(chunk, receipt));
-            return;
-        }
-        let mut rest = Some(receipt);
-        let mut flow = Vec::new();
-        for item in chunk.iter() {
-            let Some(mut receipt) = rest.take() else {
-                break;
-            };
-            let one = match receipt.split_first() {
-                Some(one) => {
-                    rest = Some(receipt);
-                    one
-                }
-                None => receipt,
-            };
-            let message = item.to_message();
-            if waiting.binary_search(&item.position().offset()).is_ok() {
-                self.park_behind(message, one);
-            } else {
-                flow.push(Delivery {
-                    message,
-                    attempt: 1,
-                    last_error: None,
-                    receipt: one,
-                });
-            }
-        }
-        if !flow.is_empty() {
-            self.arrivals.push_back(Arrival::Each(flow));
-        }
-    }
-
-    /// Offsets of a chunk whose key has a parked message before them.
-    fn waiting(&self, chunk: &Chunk, shard: Shard) -> Vec<u64> {
-        if !self.home.key_order {
-            return Vec::new();
-        }
-        let state = self.home.shared.state.lock();
-        let group = state.groups.get(&self.home.group);
-        let Some(shard) = group.and_then(|group| group.shards.get(shard as usize)) else {
-            return Vec::new();
-        };
-        if !shard.any_key_parked() {
-            return Vec::new();
-        }
-        chunk
-            .iter()
-            .filter(|i| shard.is_blocked(key_hash(i.record().key()), i.position().offset()))
-            .map(|item| item.position().offset())
-            .collect()
-    }
-
-    /// The message waits for an earlier one of its key; its grant does not count.
-    fn park_behind(&self, message: Message, receipt: Receipt) {
-        let reason = "".into();
-        let verdict = Verdict::Retry {
-            after: Duration::ZERO,
-            reason,
-            counts: false,
-        };
-        self.home
-            .settle(Prepared::of_one(receipt, verdict, &message, None));
+        let text = format!("offset {offset} of partition {shard} was granted and cannot be read");
+        Error::new(Kind::Corrupt, text).with("topic", &self.home.topic_name)
     }
 
     fn take_again(&mut self, shard: Shard, grant: u64, messages: Vec<Again>) -> Result<()> {
+        let home = &self.home;
         let mut deliveries = Vec::with_capacity(messages.len());
         for again in messages {
-            let receipt = self.home.receipt(shard, grant, again.offset, 1);
-            let message = read_again(
-                &self.home.shared,
-                &self.home.topic_name,
-                self.home.topic,
-                self.home.group,
-                shard,
-                &again,
-            )?;
-            if self.is_blocked(&message, shard, again.offset) {
-                self.park_behind(message, receipt);
-            } else if again.attempt > self.home.max_attempts {
-                self.give_up(message, receipt, again);
-            } else {
-                let Again {
-                    attempt, reason, ..
-                } = again;
-                deliveries.push(Delivery {
-                    message,
-                    attempt,
-                    last_error: reason,
-                    receipt,
-                });
+            let receipt = home.receipt(shard, grant, again.offset, 1);
+            let (name, group) = (&home.topic_name, home.group());
+            let message = read_again(&home.shared, name, home.topic, group, shard, &again)?;
+            if again.attempt > home.max_attempts {
+                home.give_up(&message, receipt, &again);
+                continue;
             }
+            let Again {
+                attempt, reason, ..
+            } = again;
+            deliveries.push(Delivery {
+                message,
+                attempt,
+                last_error: reason,
+                receipt,
+            });
         }
         if !deliveries.is_empty() {
-            self.arrivals.push_back(Arrival::Each(deliveries));
+            self.held.push_back(Held::Again(deliveries));
         }
         Ok(())
     }
 
-    fn is_blocked(&self, message: &Message, shard: Shard, offset: u64) -> bool {
-        if !self.home.key_order {
-            return false;
+    /// Hands over what was read first, as the group stands at this moment: what waits for its key, or was overtaken by
+    /// a message that came back, or is of a shard that goes to another member, goes back instead.
+    fn hand_over(&mut self) -> Option<Arrival> {
+        while let Some(held) = self.held.pop_front() {
+            let deliveries = match held {
+                Held::Run(chunk, receipt) => match self.hand_over_run(chunk, receipt) {
+                    Ok(run) => return Some(run),
+                    Err(deliveries) => deliveries,
+                },
+                Held::Again(deliveries) => deliveries,
+            };
+            let kept = self.keep(deliveries);
+            if !kept.is_empty() {
+                return Some(Arrival::Each(kept));
+            }
         }
-        let state = self.home.shared.state.lock();
-        let group = state.groups.get(&self.home.group);
-        let shard = group.and_then(|group| group.shards.get(shard as usize));
-        shard.is_some_and(|s| s.is_blocked(key_hash(message.record().key()), offset))
+        None
     }
 
-    /// Every attempt is spent and none of them ended: the process died, or the lease ran out.
-    fn give_up(&self, message: Message, receipt: Receipt, again: Again) {
-        let made = again.attempt - 1;
-        let reason = match again.reason {
-            Some(last) => format!("lost in attempt {made} of {made}; the last error was: {last}"),
-            None => format!("lost in {made} attempts: the process died, or the lease ran out"),
-        };
-        let shared = &self.home.shared;
-        let copy = crate::prepare::dead_copy(shared, self.home.group, &message, made, &reason);
-        let mut prepared = Prepared::of_one(receipt, Verdict::Dead(reason.into()), &message, copy);
-        // The grant by which we learned of it was no attempt.
-        prepared
-            .messages
-            .iter_mut()
-            .flatten()
-            .for_each(|taken| taken.attempts = Some(made));
-        self.home.settle(prepared);
+    /// A run as it is, when nothing of it waits; else its messages one by one.
+    fn hand_over_run(&self, chunk: Chunk, receipt: Receipt) -> Result<Arrival, Vec<Delivery>> {
+        let fence = receipt.fence();
+        {
+            let mut state = self.home.shared.state.lock();
+            if let Some(shard) = self.open_shard(&mut state, fence.shard)
+                && !(self.home.key_order
+                    && (shard.any_key_parked() || shard.is_overtaken(fence.first.offset())))
+            {
+                shard.deliver(fence.first.offset(), fence.count);
+                return Ok(Arrival::Run(chunk, receipt));
+            }
+        }
+        Err(singles(&chunk, receipt))
+    }
+
+    /// The state of a shard that this member may get messages from now.
+    fn open_shard<'s>(
+        &self,
+        state: &'s mut crate::state::State,
+        shard: Shard,
+    ) -> Option<&'s mut ShardState> {
+        let group = state.groups.get_mut(&self.home.group())?;
+        let open = group.members.is_open_to(self.home.consumer, shard);
+        group.shards.get_mut(shard as usize).filter(|_| open)
+    }
+
+    fn keep(&self, deliveries: Vec<Delivery>) -> Vec<Delivery> {
+        let mut kept = Vec::with_capacity(deliveries.len());
+        for delivery in deliveries {
+            let fence = delivery.receipt.fence();
+            let offset = fence.first.offset();
+            let mut state = self.home.shared.state.lock();
+            let shard = self.open_shard(&mut state, fence.shard);
+            let key = key_hash(delivery.message.record().key());
+            match shard {
+                Some(shard) if self.home.key_order && shard.is_blocked(key, offset) => {
+                    drop(state);
+                    self.home.park_behind(&delivery.message, delivery.receipt);
+                }
+                Some(shard) if !(self.home.key_order && shard.is_overtaken(offset)) => {
+                    shard.deliver(offset, 1);
+                    kept.push(delivery);
+                }
+                _ => {
+                    drop(state);
+                    self.home.release(delivery.receipt);
+                }
+            }
+        }
+        kept
+    }
+
+    fn event(&mut self, event: Event) -> Result<Arrival> {
+        match event {
+            Event::Assigned(shard) => Ok(Arrival::Assigned(shard)),
+            Event::Revoking(shard, time) => Ok(Arrival::Revoking(shard, time)),
+            Event::Lost(shard) => Ok(Arrival::Lost(shard)),
+            Event::End => {
+                self.ended = true;
+                match self.home.shared.check_alive() {
+                    Err(error) if error.kind() != Kind::Closed => Err(error),
+                    _ => Ok(Arrival::End),
+                }
+            }
+        }
     }
 }
 
-enum Look {
-    Event(Event),
-    Fetch,
-    Wait,
+/// The messages of a run, each with its own receipt.
+fn singles(chunk: &Chunk, receipt: Receipt) -> Vec<Delivery> {
+    let mut rest = Some(receipt);
+    let one = |item: strait_core::Item<'_>| {
+        let mut receipt = rest.take()?;
+        let receipt = match receipt.split_first() {
+            Some(first) => {
+                rest = Some(receipt);
+                first
+            }
+            None => receipt,
+        };
+        Some(Delivery {
+            message: item.to_message(),
+            attempt: 1,
+            last_error: None,
+            receipt,
+        })
+    };
+    chunk.iter().map_while(one).collect()
 }
 
 impl Source for Member {
@@ -457,33 +448,12 @@ impl Source for Member {
                 }
             }
             match self.look(cx) {
-                Look::Event(Event::Assigned(shard)) => {
-                    return Poll::Ready(Ok(Arrival::Assigned(shard)));
-                }
-                Look::Event(Event::Revoking(shard, time)) => {
-                    return Poll::Ready(Ok(Arrival::Revoking(shard, time)));
-                }
-                Look::Event(Event::Lost(shard)) => return Poll::Ready(Ok(Arrival::Lost(shard))),
-                Look::Event(Event::End) => {
-                    self.ended = true;
-                    let alive = self.home.shared.check_alive();
-                    let closed = alive
-                        .as_ref()
-                        .is_err_and(|e| e.kind() == strait_core::Kind::Closed);
-                    return Poll::Ready(match alive {
-                        Err(error) if !closed => Err(error),
-                        _ => Ok(Arrival::End),
-                    });
-                }
-                Look::Fetch => {
-                    self.fetch(items, bytes);
-                    if let Some(arrival) = self.arrivals.pop_front() {
-                        return Poll::Ready(Ok(arrival));
-                    }
-                }
+                Look::Event(event) => return Poll::Ready(self.event(event)),
+                Look::Fetch => self.fetch(items, bytes),
                 Look::Wait => {
-                    return match self.arrivals.pop_front() {
+                    return match self.hand_over() {
                         Some(arrival) => Poll::Ready(Ok(arrival)),
+                        // What went back wakes the member when it may go out again.
                         None => Poll::Pending,
                     };
                 }

@@ -15,6 +15,7 @@ use tokio::sync::{oneshot, watch};
 
 use crate::command::{Answer, Command};
 use crate::disk::{LockGuard, RealDisk};
+use crate::events::check_size;
 use crate::housekeeper::Housekeeper;
 use crate::open;
 use crate::options::Options;
@@ -90,6 +91,11 @@ impl Embedded {
         Embedded::start(open::open(Arc::new(disk), options, Vec::new())?, None)
     }
 
+    /// Without threads: somebody else makes its steps.
+    pub(crate) fn threadless(shared: Arc<Shared>, opened: Opened) -> Arc<Embedded> {
+        Embedded::assemble(shared, opened, Vec::new(), None)
+    }
+
     fn start(started: open::Started, lock: Option<LockGuard>) -> Result<Arc<Embedded>> {
         let open::Started {
             shared,
@@ -108,6 +114,15 @@ impl Embedded {
             spawn("strait-writer", Box::new(move || writer.run()))?,
             spawn("strait-keeper", Box::new(move || keeper.run()))?,
         ];
+        Ok(Embedded::assemble(shared, opened, threads, lock))
+    }
+
+    fn assemble(
+        shared: Arc<Shared>,
+        opened: Opened,
+        threads: Vec<JoinHandle<()>>,
+        lock: Option<LockGuard>,
+    ) -> Arc<Embedded> {
         let id = EngineId(format!("embedded:{:032x}", shared.identity).into());
         let inner = Inner {
             shared,
@@ -117,9 +132,9 @@ impl Embedded {
             opened,
             lock: Mutex::new(lock),
         };
-        Ok(Arc::new(Embedded {
+        Arc::new(Embedded {
             inner: Arc::new(inner),
-        }))
+        })
     }
 
     /// What opening found.
@@ -214,10 +229,10 @@ impl Engine for Embedded {
             let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(units.len());
             let mut prepared = Vec::with_capacity(units.len());
             for unit in units {
-                let fault = unit
-                    .send
-                    .iter()
-                    .find_map(|outgoing| crate::events::check_size(&shared, size(outgoing)).err());
+                let fault = unit.send.iter().find_map(|outgoing| match outgoing {
+                    Outgoing::Append { records, .. } => check_size(&shared, records).err(),
+                    _ => None,
+                });
                 let ready = match fault {
                     Some(error) => Err((unit, error)),
                     None => prepare(&shared, unit),
@@ -254,15 +269,17 @@ impl Engine for Embedded {
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         let shared = self.inner.shared.clone();
         Box::pin(async move {
-            let end = tokio::time::Instant::now() + claim.wait;
+            let end = (!claim.wait.is_zero()).then(|| tokio::time::Instant::now() + claim.wait);
             loop {
                 let notified = shared.claims.notified();
                 tokio::pin!(notified);
                 notified.as_mut().enable();
                 let again = claim.clone();
                 let claimed = shared.ask(0, |to| Command::Claim(again, to)).await??;
-                if claimed != Claimed::Wait || tokio::time::timeout_at(end, notified).await.is_err()
-                {
+                let Some(end) = end.filter(|_| claimed == Claimed::Wait) else {
+                    return Ok(claimed);
+                };
+                if tokio::time::timeout_at(end, notified).await.is_err() {
                     return Ok(claimed);
                 }
             }

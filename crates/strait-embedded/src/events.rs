@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use strait_core::events::{
     Append, Caps, Cursor, DeadLetter, Durability, Events, GroupInfo, GroupSpec, KeyVersion,
-    MemberInfo, ReadKey, Redrive, Seek, ShardInfo, Start, TopicChange, TopicInfo, TopicSpec,
+    MemberInfo, Order, ReadKey, Redrive, Seek, ShardInfo, Start, TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{
-    Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Result, Sent, Timestamp,
-    codes,
+    Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Records, Result, Sent,
+    Timestamp, codes,
 };
 use tokio::sync::Notify;
 
@@ -91,7 +91,8 @@ impl Events for Embedded {
     fn append(&self, append: Append) -> Fut<Result<Sent>> {
         let shared = self.shared().clone();
         Box::pin(async move {
-            check_size(&shared, append.records.bytes().len())?;
+            shared.check_alive()?;
+            check_size(&shared, &append.records)?;
             let bytes = append.records.bytes().len();
             shared.budget.take(bytes).await;
             shared.ask(bytes, |to| Command::Append(append, to)).await?
@@ -129,33 +130,44 @@ impl Events for Embedded {
 
     fn locate(&self, topic: Name, partition: u32, start: Start) -> Fut<Result<Position>> {
         let shared = self.shared().clone();
-        Box::pin(async move { locate(&shared, &topic, partition, start).map(Position::at) })
+        Box::pin(async move {
+            shared.check_alive()?;
+            locate(&shared, &topic, partition, start).map(Position::at)
+        })
     }
 
     fn read_key(&self, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
         let shared = self.shared().clone();
-        Box::pin(async move { crate::by_key::read_key(&shared, &read) })
+        Box::pin(async move {
+            shared.check_alive()?;
+            crate::by_key::read_key(&shared, &read)
+        })
     }
 
     fn join(&self, spec: GroupSpec) -> Fut<Result<Consumer>> {
         let shared = self.shared().clone();
         Box::pin(async move {
+            shared.check_alive()?;
             let starts = starts(&shared, &spec)?;
-            let settings = (
-                spec.order == strait_core::events::Order::Key,
-                spec.max_attempts,
-            );
-            let (name, topic) = (spec.topic.shared(), spec.topic.clone());
+            let key_order = spec.order == Order::Key;
+            let (max_attempts, topic_name) = (spec.max_attempts, spec.topic.shared());
             let join = Box::new(Join { spec, starts });
             let consumer = shared.ask(0, |to| Command::Join(join, to)).await??;
             let topic = shared
                 .state
                 .lock()
-                .topic_named(&topic)
+                .topic_named(&topic_name)
                 .map(|topic| topic.id);
-            let topic = topic.ok_or_else(|| no_such_topic(&name))?;
-            let settings = (topic, settings.0, settings.1);
-            let home = Home::new(shared, name, consumer, settings);
+            let topic = topic.ok_or_else(|| no_such_topic(&topic_name))?;
+            let home = Home {
+                shared,
+                topic,
+                topic_name,
+                consumer,
+                key_order,
+                max_attempts,
+            };
+            let home = Arc::new(home);
             let source = Box::new(Member::new(home.clone()));
             Ok(Consumer {
                 source,
@@ -168,6 +180,7 @@ impl Events for Embedded {
     fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
         let shared = self.shared().clone();
         Box::pin(async move {
+            shared.check_alive()?;
             let keys: Vec<(Name, Name)> = {
                 let state = shared.state.lock();
                 let name = |group: &Group| {
@@ -189,12 +202,16 @@ impl Events for Embedded {
 
     fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
         let shared = self.shared().clone();
-        Box::pin(async move { group_info(&shared, group, topic) })
+        Box::pin(async move {
+            shared.check_alive()?;
+            group_info(&shared, group, topic)
+        })
     }
 
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
         let shared = self.shared().clone();
         Box::pin(async move {
+            shared.check_alive()?;
             let to = locate(&shared, &seek.topic, seek.partition, seek.to)?;
             let Seek {
                 group,
@@ -226,7 +243,10 @@ impl Events for Embedded {
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
         let shared = self.shared().clone();
-        Box::pin(async move { dead_letters(&shared, &group, &topic, from, limit) })
+        Box::pin(async move {
+            shared.check_alive()?;
+            dead_letters(&shared, &group, &topic, from, limit)
+        })
     }
 
     fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
@@ -244,20 +264,40 @@ impl Events for Embedded {
     }
 }
 
-/// Refuses what could never be written.
-pub(crate) fn check_size(shared: &Shared, bytes: usize) -> Result<()> {
-    let limit = shared.options.limits.batch.max(shared.options.limits.body);
-    // A batch of one message at all its limits is longer than its body.
-    let limit = limit + shared.options.limits.key + shared.options.limits.headers + (64 << 10);
-    if bytes <= limit {
-        return Ok(());
+/// Refuses what is over the engine's limits.
+pub(crate) fn check_size(shared: &Shared, records: &Records) -> Result<()> {
+    let limits = &shared.options.limits;
+    let bytes = records.bytes().len();
+    if bytes > limits.body {
+        let longest = records
+            .iter()
+            .map(|record| record.body().len())
+            .max()
+            .unwrap_or(0);
+        if longest > limits.body {
+            return Err(too_large("a body", longest, limits.body)
+                .next("send a reference to it (claim check), or raise the engine's body limit"));
+        }
     }
-    Err(Error::new(
+    // A batch of one message at all its limits is longer than its body.
+    let one = limits.body + limits.key + limits.headers + (64 << 10);
+    let limit = if records.len() == 1 {
+        limits.batch.max(one)
+    } else {
+        limits.batch
+    };
+    if bytes > limit {
+        return Err(too_large("the batch", bytes, limit).next("send it in smaller batches"));
+    }
+    Ok(())
+}
+
+fn too_large(what: &str, bytes: usize, limit: usize) -> Error {
+    Error::new(
         Kind::Rejected,
-        format!("the batch has {bytes} bytes, this engine takes at most {limit}"),
+        format!("{what} has {bytes} bytes, this engine takes at most {limit}"),
     )
     .code(codes::TOO_LARGE)
-    .next("send it in smaller batches"))
 }
 
 type Found = (StreamId, Arc<str>, Arc<Notify>);

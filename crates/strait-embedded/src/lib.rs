@@ -48,6 +48,8 @@ mod ranges;
 mod reading;
 mod shared;
 mod state;
+#[doc(hidden)]
+pub mod stepped;
 mod turn;
 mod writer;
 

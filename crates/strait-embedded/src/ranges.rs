@@ -59,6 +59,10 @@ impl RangeSet {
         }
     }
 
+    pub(crate) fn first(&self) -> Option<(u64, u64)> {
+        self.ranges.first_key_value().map(|(&s, &e)| (s, e))
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|(&s, &e)| (s, e))
     }

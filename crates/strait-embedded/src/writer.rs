@@ -68,6 +68,10 @@ impl Writer {
                 return self.refuse_all();
             }
         }
+        self.backlog.push_back((Command::Close, 0));
+        if self.turn().is_err() {
+            return self.refuse_all();
+        }
         // Closed in order: the last group is proven, so that the next opening has nothing to rewrite.
         if let Err(error) = self.log.sync().and_then(|()| self.log.seal()) {
             self.shared.poison(&error.to_string());
@@ -275,7 +279,7 @@ impl Writer {
     }
 
     /// After a failed disk: everything that waits is refused.
-    fn refuse_all(&mut self) {
+    pub(crate) fn refuse_all(&mut self) {
         self.shared.take(&mut self.taken);
         let waiting = self.backlog.drain(..).chain(self.taken.drain(..));
         for (command, bytes) in waiting {

@@ -100,6 +100,14 @@ impl Members {
             .collect()
     }
 
+    /// True when a member may get messages from the shard now: it owns it, holds it not, and it is not on its way.
+    pub(crate) fn is_open_to(&self, consumer: u64, shard: u32) -> bool {
+        let held = |member: &Member| member.consumer == consumer && member.held.contains(&shard);
+        self.owner(shard) == Some(consumer)
+            && !self.moving.contains_key(&shard)
+            && !self.list.iter().any(held)
+    }
+
     /// The shards from which a member may get messages now, its turn first.
     pub(crate) fn open_to(&self, consumer: u64) -> Vec<u32> {
         let Some(member) = self.list.iter().find(|m| m.consumer == consumer) else {

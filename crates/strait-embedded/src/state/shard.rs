@@ -63,6 +63,8 @@ pub(crate) struct Lease {
     pub(crate) consumer: u64,
     /// On the monotonic clock.
     pub(crate) deadline: Duration,
+    /// The member has it. What was granted and never handed over is no attempt.
+    pub(crate) delivered: bool,
 }
 
 impl Shard {
@@ -115,9 +117,17 @@ impl Shard {
         !self.keys.is_empty()
     }
 
-    /// The time from which on the next parked message may go out.
-    pub(crate) fn next_due(&self) -> Option<i64> {
-        self.due.first().map(|(due, _)| *due)
+    /// True when a parked message may go out at `now`.
+    pub(crate) fn is_due(&self, now: i64) -> bool {
+        self.due.first().is_some_and(|(due, _)| *due <= now)
+    }
+
+    /// The first time after `now` at which a parked message becomes due.
+    pub(crate) fn next_due(&self, now: i64) -> Option<i64> {
+        self.due
+            .range((now.saturating_add(1), 0)..)
+            .next()
+            .map(|(due, _)| *due)
     }
 
     /// The first `most` parked messages that may go out at `now`.
@@ -174,8 +184,9 @@ impl Shard {
         self.unpark(first, end);
         if !self.attempts.is_empty() {
             let gone: Vec<u64> = self.attempts.range(first..end).map(|(o, _)| *o).collect();
-            gone.iter()
-                .for_each(|offset| drop(self.attempts.remove(offset)));
+            for offset in gone {
+                self.attempts.remove(&offset);
+            }
         }
         self.returned.remove(first, end);
         self.done.insert(first.max(self.low), end);
@@ -342,21 +353,51 @@ impl Shard {
         self.leases.values().map(|lease| lease.deadline).min()
     }
 
-    /// Takes back what `lost` says; gives the number of messages.
-    pub(crate) fn take_back(&mut self, lost: impl Fn(&Lease) -> bool) -> u64 {
+    /// The member has this range now.
+    pub(crate) fn deliver(&mut self, first: u64, count: u32) {
+        let Some(lease) = self.lease_of(first) else {
+            return;
+        };
+        self.unlease(first, count);
+        let end = first + u64::from(count);
+        self.leases.insert(
+            first,
+            Lease {
+                end,
+                delivered: true,
+                ..lease
+            },
+        );
+    }
+
+    /// Takes back what `lost` says. What was delivered becomes due or returned; gives the ranges that never were, whose
+    /// grant must be undone.
+    pub(crate) fn take_back(&mut self, lost: impl Fn(&Lease) -> bool) -> Vec<(u64, u64)> {
         let gone: Vec<(u64, Lease)> = self
             .leases
             .iter()
             .filter(|(_, l)| lost(l))
             .map(|(f, l)| (*f, *l))
             .collect();
-        let mut count = 0;
+        let mut undelivered = Vec::new();
         for (first, lease) in gone {
             self.leases.remove(&first);
-            count += lease.end - first;
-            self.take_back_range(first, lease.end);
+            if lease.delivered {
+                self.take_back_range(first, lease.end);
+            } else {
+                undelivered.push((first, lease.end));
+            }
         }
-        count
+        // The newest first: the last of all goes back as if never granted.
+        undelivered.reverse();
+        undelivered
+    }
+
+    /// True when a message before `offset` came back and goes out again first.
+    pub(crate) fn is_overtaken(&self, offset: u64) -> bool {
+        self.returned
+            .first()
+            .is_some_and(|(start, _)| start < offset)
     }
 
     /// Unsettled messages that are no longer leased become due or returned.

@@ -106,6 +106,7 @@ impl Turn<'_> {
                     grant,
                     consumer,
                     deadline,
+                    delivered: false,
                 },
             );
         };
@@ -126,28 +127,83 @@ impl Turn<'_> {
         self.alarm(fetch.group, deadline);
     }
 
-    /// Takes back what is out in a shard, where `lost` says so; wakes the owner.
-    pub(crate) fn take_back(
-        &mut self,
-        group: GroupId,
-        shard: u32,
-        lost: impl Fn(&Lease) -> bool,
-    ) -> u64 {
+    /// Takes back what is out in a shard, where `lost` says so. What never reached the member is released: its grant
+    /// does not count.
+    pub(crate) fn take_back(&mut self, group: GroupId, shard: u32, lost: impl Fn(&Lease) -> bool) {
         let Some(found) = self.state.groups.get_mut(&group) else {
-            return 0;
+            return;
         };
         let Some(state) = found.shards.get_mut(shard as usize) else {
-            return 0;
+            return;
         };
-        let count = state.take_back(lost);
+        let before = state.in_flight();
+        let undelivered = state.take_back(lost);
+        if state.in_flight() == before {
+            return;
+        }
         let gone = |(s, offset): (u32, u64)| s == shard && state.lease_of(offset).is_none();
         if found.members.suspect.is_some_and(gone) {
             found.members.suspect = None;
         }
-        if count > 0 {
-            found.members.wake_all();
+        if !undelivered.is_empty() {
+            self.record(|turn| {
+                for (first, end) in undelivered {
+                    let count = (end - first) as u32;
+                    turn.emit(
+                        &Op::Release {
+                            group,
+                            shard,
+                            first,
+                            count,
+                        },
+                        None,
+                    );
+                }
+            });
         }
-        count
+        if let Some(group) = self.state.groups.get_mut(&group) {
+            group.members.wake_all();
+        }
+    }
+
+    /// A member leaves: its shards go on, what was out with it comes back.
+    pub(super) fn leave(&mut self, group: GroupId, consumer: u64) {
+        let now = self.now.monotonic;
+        let Some(found) = self.state.groups.get_mut(&group) else {
+            return;
+        };
+        let shards = found.shards.len() as u32;
+        found.members.leave(consumer, now);
+        for shard in 0..shards {
+            self.take_back(group, shard, |lease| lease.consumer == consumer);
+        }
+        self.alarm_for(group);
+    }
+
+    /// A member is done with a shard that goes to another.
+    pub(super) fn handed_back(&mut self, group: GroupId, shard: u32, consumer: u64) {
+        let now = self.now.monotonic;
+        let Some(found) = self.state.groups.get_mut(&group) else {
+            return;
+        };
+        if found.members.handed_back(shard, consumer, now) {
+            self.take_back(group, shard, |lease| lease.consumer == consumer);
+        }
+    }
+
+    /// The engine closes: what never reached a member is released.
+    pub(crate) fn release_undelivered(&mut self) {
+        let groups: Vec<(GroupId, u32)> = self
+            .state
+            .groups
+            .values()
+            .map(|group| (group.id, group.shards.len() as u32))
+            .collect();
+        for (group, shards) in groups {
+            for shard in 0..shards {
+                self.take_back(group, shard, |lease| !lease.delivered);
+            }
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::command::{Join, SeekTo};
 use crate::ops::{GroupId, Op};
 use crate::state::group::{Group, Settings};
 use crate::state::members::Member;
+use crate::state::shard::Shard;
 
 impl Turn<'_> {
     pub(super) fn join(&mut self, join: Join) -> Result<u64> {
@@ -191,8 +192,8 @@ impl Turn<'_> {
             let due = group
                 .shards
                 .get(shard as usize)
-                .and_then(|shard| shard.next_due());
-            if due.is_some_and(|due| due <= self.now.wall) {
+                .is_some_and(|s| s.is_due(self.now.wall));
+            if due {
                 group.members.wake_owner(shard);
             }
         }
@@ -200,24 +201,15 @@ impl Turn<'_> {
     }
 
     /// Sets the alarm of a group to the next thing that happens by time.
-    fn alarm_for(&mut self, id: GroupId) {
+    pub(super) fn alarm_for(&mut self, id: GroupId) {
         let Some(group) = self.state.groups.get(&id) else {
             return;
-        };
-        let (wall, now) = (self.now.wall, self.now.monotonic);
-        let due = |due: i64| match u64::try_from(due - wall) {
-            Ok(ms) if ms > 0 => Some(now + Duration::from_millis(ms)),
-            // Due already: its owner knows, or there is none to wake.
-            _ => None,
         };
         let leases = group
             .shards
             .iter()
             .filter_map(|shard| shard.next_deadline());
-        let parked = group
-            .shards
-            .iter()
-            .filter_map(|shard| shard.next_due().and_then(due));
+        let parked = group.shards.iter().filter_map(|shard| self.next_due(shard));
         if let Some(at) = leases
             .chain(parked)
             .chain(group.members.next_overdue())
@@ -225,6 +217,13 @@ impl Turn<'_> {
         {
             self.alarm(id, at);
         }
+    }
+
+    /// When the next parked message becomes due. Those that are due already need no alarm: their owner was woken.
+    pub(super) fn next_due(&self, shard: &Shard) -> Option<Duration> {
+        let due = shard.next_due(self.now.wall)?;
+        let wait = u64::try_from(due - self.now.wall).unwrap_or(0);
+        Some(self.now.monotonic + Duration::from_millis(wait))
     }
 }
 

@@ -175,6 +175,15 @@ impl<'a> Turn<'a> {
                 });
                 return;
             }
+            Command::Leave { group, consumer } => return self.leave(group, consumer),
+            Command::HandedBack {
+                group,
+                consumer,
+                shard,
+            } => {
+                return self.handed_back(group, shard, consumer);
+            }
+            Command::Close => return self.release_undelivered(),
             Command::Sync(to) => {
                 self.out.sync = true;
                 Reply::Unit(to, Ok(()))

@@ -53,7 +53,7 @@ impl Turn<'_> {
         let before = topic.settings.partitions;
         let mut settings = topic.settings;
         if let Some(partitions) = change.partitions {
-            if partitions < before {
+            if partitions <= before {
                 return Err(Error::new(
                     Kind::Rejected,
                     format!("`{name}` has {before} partitions; they can only become more"),

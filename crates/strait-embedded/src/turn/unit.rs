@@ -207,8 +207,18 @@ impl Turn<'_> {
                 }
             }
         }
-        if let Some(group) = self.state.groups.get_mut(&group) {
-            group.members.wake_owner(shard);
+        let Some(found) = self.state.groups.get_mut(&group) else {
+            return;
+        };
+        found.members.wake_owner(shard);
+        // The next of its key may be due later.
+        let state = self
+            .state
+            .groups
+            .get(&group)
+            .and_then(|g| g.shards.get(shard as usize));
+        if let Some(at) = state.and_then(|state| self.next_due(state)) {
+            self.alarm(group, at);
         }
     }
 
@@ -261,7 +271,6 @@ impl Turn<'_> {
             },
             None,
         );
-        self.alarm(id, self.now.monotonic + Duration::from_millis(delay_ms));
     }
 
     /// The message goes to the group's dead letters, and a copy to its dead-letter topic.

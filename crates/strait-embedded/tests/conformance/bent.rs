@@ -1,0 +1,269 @@
+//! An engine that breaks a promise: the true engine behind hooks, each of which passes on unless a mutant replaces it.
+
+use std::collections::VecDeque;
+use std::fmt::Debug;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use strait_core::events::{
+    Append, Caps, Cursor, DeadLetter, Events, GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive,
+    Seek, Start, TopicChange, TopicInfo, TopicSpec,
+};
+use strait_core::{
+    Arrival, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut, Health, Lanes,
+    Message, Name, Outcome, Position, Result, Sent, Shard, Source, Unit,
+};
+use tokio::sync::watch;
+
+/// The true engine behind a mutant.
+#[derive(Debug, Clone)]
+pub(crate) struct True {
+    pub(crate) engine: Arc<dyn Engine>,
+    pub(crate) events: Arc<dyn Events>,
+}
+
+impl True {
+    pub(crate) fn of(engine: Arc<dyn Engine>) -> Self {
+        let events = engine
+            .lanes()
+            .events
+            .expect("the engine has an events lane");
+        True { engine, events }
+    }
+}
+
+/// What a mutant does otherwise.
+pub(crate) trait Bend: Debug + Send + Sync + 'static {
+    fn caps(&self, caps: Caps) -> Caps {
+        caps
+    }
+    fn append(&self, to: &True, append: Append) -> Fut<Result<Sent>> {
+        to.events.append(append)
+    }
+    fn read(&self, to: &True, cursor: Cursor, max_bytes: usize) -> Fut<Result<Chunk>> {
+        to.events.read(cursor, max_bytes)
+    }
+    fn locate(
+        &self,
+        to: &True,
+        topic: Name,
+        partition: u32,
+        start: Start,
+    ) -> Fut<Result<Position>> {
+        to.events.locate(topic, partition, start)
+    }
+    fn spec(&self, spec: GroupSpec) -> GroupSpec {
+        spec
+    }
+    /// One arrival of a consumer, before the member sees it; may give several.
+    fn arrival(&self, _control: &Arc<dyn Control>, arrival: Arrival) -> Vec<Arrival> {
+        vec![arrival]
+    }
+    fn group(&self, info: GroupInfo) -> GroupInfo {
+        info
+    }
+    fn seek(&self, seek: Seek) -> Seek {
+        seek
+    }
+    fn commit(&self, to: &True, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
+        to.engine.commit(units)
+    }
+    fn claim(&self, to: &True, claim: Claim) -> Fut<Result<Claimed>> {
+        to.engine.claim(claim)
+    }
+    fn extended(&self, held: Vec<bool>) -> Vec<bool> {
+        held
+    }
+    fn holds(&self) -> bool {
+        true
+    }
+    fn close(&self, to: &True, grace: Duration) -> Fut<()> {
+        to.engine.close(grace)
+    }
+    /// After the store was opened again.
+    fn reopened(&self, _to: &True) -> Fut<Result<()>> {
+        Box::pin(std::future::ready(Ok(())))
+    }
+}
+
+/// No mutant: the engine as it is.
+#[derive(Debug)]
+pub(crate) struct Straight;
+
+impl Bend for Straight {}
+
+/// An engine as a mutant makes it.
+#[derive(Debug, Clone)]
+pub(crate) struct Bent {
+    to: True,
+    bend: Arc<dyn Bend>,
+}
+
+impl Bent {
+    pub(crate) fn new(engine: Arc<dyn Engine>, bend: Arc<dyn Bend>) -> Self {
+        Bent {
+            to: True::of(engine),
+            bend,
+        }
+    }
+}
+
+impl Engine for Bent {
+    fn id(&self) -> EngineId {
+        self.to.engine.id()
+    }
+    fn lanes(&self) -> Lanes {
+        Lanes::none().with_events(Arc::new(self.clone()))
+    }
+    fn health(&self) -> watch::Receiver<Health> {
+        self.to.engine.health()
+    }
+    fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
+        self.bend.commit(&self.to, units)
+    }
+    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
+        self.bend.claim(&self.to, claim)
+    }
+    fn close(&self, grace: Duration) -> Fut<()> {
+        self.bend.close(&self.to, grace)
+    }
+}
+
+impl Events for Bent {
+    fn caps(&self) -> Caps {
+        self.bend.caps(self.to.events.caps())
+    }
+    fn declare(&self, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
+        self.to.events.declare(topic)
+    }
+    fn alter(&self, topic: Name, change: TopicChange) -> Fut<Result<TopicInfo>> {
+        self.to.events.alter(topic, change)
+    }
+    fn delete(&self, topic: Name) -> Fut<Result<()>> {
+        self.to.events.delete(topic)
+    }
+    fn topics(&self) -> Fut<Result<Vec<TopicInfo>>> {
+        self.to.events.topics()
+    }
+    fn topic(&self, topic: Name) -> Fut<Result<TopicInfo>> {
+        self.to.events.topic(topic)
+    }
+    fn append(&self, append: Append) -> Fut<Result<Sent>> {
+        self.bend.append(&self.to, append)
+    }
+    fn read(&self, cursor: Cursor, max_bytes: usize) -> Fut<Result<Chunk>> {
+        self.bend.read(&self.to, cursor, max_bytes)
+    }
+    fn locate(&self, topic: Name, partition: u32, start: Start) -> Fut<Result<Position>> {
+        self.bend.locate(&self.to, topic, partition, start)
+    }
+    fn read_key(&self, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
+        self.to.events.read_key(read)
+    }
+    fn join(&self, group: GroupSpec) -> Fut<Result<Consumer>> {
+        let joined = self.to.events.join(self.bend.spec(group));
+        let bend = self.bend.clone();
+        Box::pin(async move {
+            let consumer = joined.await?;
+            let id = consumer.id;
+            let control: Arc<dyn Control> = Arc::new(BentControl {
+                to: consumer.control.clone(),
+                bend: bend.clone(),
+            });
+            let source = Box::new(BentSource {
+                to: consumer,
+                control: control.clone(),
+                bend,
+                ready: VecDeque::new(),
+            });
+            Ok(Consumer {
+                source,
+                control,
+                id,
+            })
+        })
+    }
+    fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
+        self.to.events.groups()
+    }
+    fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
+        let asked = self.to.events.group(group, topic);
+        let bend = self.bend.clone();
+        Box::pin(async move { Ok(bend.group(asked.await?)) })
+    }
+    fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
+        self.to.events.seek(self.bend.seek(seek))
+    }
+    fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
+        self.to.events.delete_group(group, topic)
+    }
+    fn dead_letters(
+        &self,
+        group: Name,
+        topic: Name,
+        from: u64,
+        limit: usize,
+    ) -> Fut<Result<Vec<DeadLetter>>> {
+        self.to.events.dead_letters(group, topic, from, limit)
+    }
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
+        self.to.events.redrive(redrive)
+    }
+}
+
+#[derive(Debug)]
+struct BentSource {
+    /// Dropped with the source, and so leaves.
+    to: Consumer,
+    control: Arc<dyn Control>,
+    bend: Arc<dyn Bend>,
+    ready: VecDeque<Arrival>,
+}
+
+impl Source for BentSource {
+    fn poll_next(
+        &mut self,
+        cx: &mut Context<'_>,
+        items: usize,
+        bytes: usize,
+    ) -> Poll<Result<Arrival>> {
+        loop {
+            if let Some(arrival) = self.ready.pop_front() {
+                return Poll::Ready(Ok(arrival));
+            }
+            let polled = self.to.source.poll_next(cx, items, bytes);
+            match polled {
+                Poll::Ready(Ok(arrival)) => {
+                    self.ready.extend(self.bend.arrival(&self.control, arrival));
+                }
+                other => return other,
+            }
+        }
+    }
+}
+
+#[derive(Debug)]
+struct BentControl {
+    to: Arc<dyn Control>,
+    bend: Arc<dyn Bend>,
+}
+
+impl Control for BentControl {
+    fn extend(&self, fences: Vec<Fence>, by: Duration) -> Fut<Result<Vec<bool>>> {
+        let asked = self.to.extend(fences, by);
+        let bend = self.bend.clone();
+        Box::pin(async move { Ok(bend.extended(asked.await?)) })
+    }
+    fn hold(&self, shard: Shard, held: bool) {
+        if self.bend.holds() {
+            self.to.hold(shard, held);
+        }
+    }
+    fn handed_back(&self, shard: Shard) {
+        self.to.handed_back(shard);
+    }
+    fn leave(&self) {
+        self.to.leave();
+    }
+}
