@@ -29,6 +29,7 @@ pub use strait_core::{
 };
 #[cfg(feature = "embedded")]
 pub use strait_embedded as embedded;
+pub use strait_macros::Message;
 pub use trace::{BadTraceparent, TraceContext};
 
 /// So many seconds.

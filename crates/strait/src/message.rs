@@ -97,6 +97,15 @@ fn unknown_kind(kind: Option<&str>, kinds: &[&str]) -> Error {
         .with("wanted", kinds.join(", "))
 }
 
+/// The error of a `decode` that was called with a kind that is not among the type's [`KINDS`](Message::KINDS).
+#[doc(hidden)]
+pub fn not_a_kind(kind: &str) -> Error {
+    unknown_kind(Some(kind), &[])
+}
+
+#[doc(hidden)]
+pub use serde as __serde;
+
 /// True when [`Message::from_stored`] failed because the kind is none of the type's, not because of the body.
 pub fn is_unknown_kind(error: &Error) -> bool {
     error.is(codes::UNDECODABLE) && error.message() == UNKNOWN_KIND
@@ -244,6 +253,7 @@ borrowed_keys! {
     str => |s| s.as_bytes(),
     String => |s| s.as_bytes(),
     Box<str> => |s| s.as_bytes(),
+    std::sync::Arc<str> => |s| s.as_bytes(),
     [u8] => |b| b,
     Vec<u8> => |b| b,
     Bytes => |b| b,

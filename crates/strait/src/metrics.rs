@@ -1,5 +1,5 @@
 //! The names of all metrics, and where they are counted. Nothing is exported unless the program installs a recorder of the
-//! [`metrics`](https://docs.rs/metrics) facade.
+//! [`metrics`](https://docs.rs/metrics) facade. Install it before the first topic: handles on counters are looked up once.
 //!
 //! | metric | type | labels | counts |
 //! |---|---|---|---|
@@ -35,8 +35,9 @@ pub const LEASES_LOST: &str = "strait_leases_lost_total";
 /// `strait_commit_seconds`
 pub const COMMIT_SECONDS: &str = "strait_commit_seconds";
 
-pub(crate) fn appended(topic: &Name, count: u64) {
-    counter!(APPENDED, "topic" => topic.shared()).increment(count);
+/// The counter of a topic's appends, looked up once.
+pub(crate) fn appended(topic: &Name) -> Counter {
+    counter!(APPENDED, "topic" => topic.shared())
 }
 
 /// The handles of one consumer, looked up once.

@@ -17,7 +17,6 @@ use uuid::Uuid;
 
 use super::topic::Topic;
 use crate::message::Message;
-use crate::metrics;
 use crate::open::{IN_FLIGHT_BYTES, Strait};
 use crate::trace::TraceContext;
 
@@ -143,10 +142,7 @@ impl<'a, M: Message> AppendOne<'a, M> {
         };
         let key = self.key.as_deref().or(message_key.as_deref());
         let partition = match self.partition {
-            Some(partition) => {
-                self.topic.check_partition(partition)?;
-                partition
-            }
+            Some(partition) => partition,
             None => self.topic.choose(key),
         };
         let headers: Vec<(&str, &[u8])> = self.headers.iter().map(|(n, v)| (&**n, &**v)).collect();
@@ -194,14 +190,17 @@ impl<M: Message> IntoFuture for AppendOne<'_, M> {
         };
         let strait = self.topic.strait().clone();
         let (lane, permit, within) = (self.topic.inner.lane.clone(), self.permit, self.within);
-        let name = self.topic.inner.name.clone();
+        let (name, appended) = (
+            self.topic.inner.name.clone(),
+            self.topic.inner.appended.clone(),
+        );
         Box::pin(async move {
             let send = async {
                 let _room = room(&strait, append.records.bytes().len(), permit).await?;
                 lane.append(append).await
             };
             let sent = bounded(send, within).await.map_err(|e| during(e, &name))?;
-            metrics::appended(&name, 1);
+            appended.increment(1);
             Ok(Appended {
                 partition: sent.partition,
                 position: sent.first,
@@ -218,6 +217,8 @@ impl<M> fmt::Debug for AppendOne<'_, M> {
 }
 
 /// An append of many messages; await it for one [`Appended`] per message, in their order.
+///
+/// A future that is dropped after its first poll may have appended all of them, some partitions' only, or none.
 #[must_use = "nothing is appended until this is awaited"]
 pub struct AppendAll<'a, M> {
     topic: &'a Topic<M>,
@@ -256,12 +257,19 @@ impl<'a, M: Message> AppendAll<'a, M> {
         self
     }
 
+    /// The kind that stands once for the batch: the first message's, unless another one has none at all, which
+    /// could not say so against a shared one.
+    fn shared_kind(&self) -> Option<&str> {
+        let all = self.messages.iter().all(|message| message.kind().is_some());
+        self.messages.first().filter(|_| all).and_then(M::kind)
+    }
+
     fn prepare(&self) -> Result<Vec<(u32, Vec<usize>, Vec<Records>)>> {
         let mut shares: Vec<Share> = Vec::new();
         shares.resize_with(self.topic.partitions().max(1) as usize, Share::default);
         // One turn for all that have no key: they stay together, the next call goes to the next partition.
         let keyless = self.topic.turn();
-        let shared_kind = self.messages.first().and_then(Message::kind);
+        let shared_kind = self.shared_kind();
         let trace = self.trace.map(|trace| trace.to_string());
         let mut shared = Attrs::default();
         shared.push(Attr::Kind, shared_kind);
@@ -278,7 +286,7 @@ impl<'a, M: Message> AppendAll<'a, M> {
             };
             let mut own = Attrs::default();
             if message.kind() != shared_kind {
-                own.push(Attr::Kind, Some(message.kind().unwrap_or_default()));
+                own.push(Attr::Kind, message.kind());
             }
             let share = shares.get_mut(partition as usize).ok_or_else(|| {
                 Error::new(Kind::Conflict, "the topic got more partitions meanwhile").retry(true)
@@ -402,7 +410,6 @@ fn gather(results: Vec<ShareResult>, total: usize, name: &Name) -> Result<Vec<Ap
         failed = failed.or(error);
     }
     let done = places.iter().flatten().count();
-    metrics::appended(name, done as u64);
     match failed {
         Some(error) => Err(during(error, name).with("appended", format!("{done} of {total}"))),
         None => Ok(places.into_iter().flatten().collect()),

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use ::metrics::Counter;
 use strait_core::events::{Append, Expected, Retention, Start, TopicInfo, TopicSpec};
 use strait_core::{EngineId, Error, Fut, Kind, Name, Records, Result, Sent, partition_of};
 
@@ -14,6 +15,7 @@ use super::append::{AppendAll, AppendOne, Permit};
 use super::group::Group;
 use super::read::{KeyReader, Reader};
 use crate::message::{Message, Raw};
+use crate::metrics;
 use crate::open::Strait;
 
 /// Declares a topic; await it to get the [`Topic`]. What is not said is the default for a new topic and anything for
@@ -85,6 +87,7 @@ impl<M: Message> TopicBuilder<M> {
                 max_batch: lane.caps().max_batch,
                 partitions: AtomicU32::new(info.partitions.len() as u32),
                 turn: AtomicU32::new(fastrand::u32(..)),
+                appended: metrics::appended(&name),
                 strait: self.strait,
                 lane,
                 name,
@@ -122,6 +125,8 @@ pub(super) struct Inner {
     pub(super) name: Name,
     pub(super) max_body: usize,
     pub(super) max_batch: usize,
+    /// Messages acknowledged.
+    pub(super) appended: Counter,
     partitions: AtomicU32,
     turn: AtomicU32,
 }
@@ -176,12 +181,20 @@ impl<M: Message> Topic<M> {
     ///
     /// `Rejected` for a partition that does not exist, `NotFound` when the topic was deleted, what the engine says.
     pub fn append_records(&self, partition: u32, records: Records) -> Fut<Result<Sent>> {
-        self.inner.lane.append(Append {
-            topic: self.inner.name.clone(),
-            partition,
-            records,
-            expected: Expected::Any,
-            dedupe: false,
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            let sent = inner
+                .lane
+                .append(Append {
+                    topic: inner.name.clone(),
+                    partition,
+                    records,
+                    expected: Expected::Any,
+                    dedupe: false,
+                })
+                .await?;
+            inner.appended.increment(u64::from(sent.count));
+            Ok(sent)
         })
     }
 
