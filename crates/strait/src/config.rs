@@ -86,9 +86,8 @@ impl Config {
         env: impl IntoIterator<Item = (std::ffi::OsString, std::ffi::OsString)>,
     ) -> Result<Self> {
         // Once alone, so that an error in the file shows the file's own line; then with the environment on top.
-        toml::from_str::<File>(text).map_err(|e| config_error(&e.to_string()))?;
-        let mut table: toml::Table =
-            toml::from_str(text).map_err(|e| config_error(&e.to_string()))?;
+        toml::from_str::<File>(text).map_err(|e| error_in(text, &e))?;
+        let mut table: toml::Table = toml::from_str(text).map_err(|e| error_in(text, &e))?;
         let mut base = base.to_owned();
         for (name, value) in env {
             override_with(&mut table, &mut base, &name, &value)?;
@@ -198,6 +197,29 @@ fn override_with(
         })
 }
 
+/// What is wrong, with line and key, and without the line itself: it may hold a password.
+fn error_in(text: &str, error: &toml::de::Error) -> Error {
+    let Some(before) = error.span().and_then(|span| text.get(..span.start)) else {
+        return config_error(error.message());
+    };
+    let line = before.matches('\n').count();
+    let key = text.lines().nth(line).and_then(|line| line.split_once('='));
+    let bare = |key: &&str| {
+        key.bytes()
+            .all(|b| b.is_ascii_alphanumeric() || b"_-.".contains(&b))
+    };
+    let key = key
+        .map(|(key, _)| key.trim())
+        .filter(bare)
+        .map(|key| format!(", key `{key}`"));
+    config_error(&format!(
+        "line {}{}: {}",
+        line + 1,
+        key.unwrap_or_default(),
+        error.message()
+    ))
+}
+
 fn config_error(why: &str) -> Error {
     Error::new(
         Kind::Config,
@@ -238,4 +260,113 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         .checked_mul(millis)
         .map(Duration::from_millis)
         .ok_or_else(bad)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const FILE: &str = "url = \"file:data\"\n\n[engine]\nretention_every = \"30s\"\n";
+
+    fn parse(text: &str, env: &[(&str, &str)]) -> Result<Config> {
+        let env = env
+            .iter()
+            .map(|(name, value)| ((*name).into(), (*value).into()));
+        Config::parse(text, Path::new("/etc/shop"), env)
+    }
+
+    #[test]
+    fn a_relative_directory_counts_from_the_file_and_in_the_environment_from_the_shell() {
+        let of = |env: &[(&str, &str)]| parse(FILE, env).unwrap().target;
+        assert_eq!(of(&[]), Target::Directory("/etc/shop/data".into()));
+        assert_eq!(
+            of(&[("STRAIT_URL", "file:here")]),
+            Target::Directory("here".into())
+        );
+        assert_eq!(of(&[("STRAIT_URL", "memory:")]), Target::Memory);
+        // Other programs' variables, and ours that are not for this file, mean nothing here.
+        assert_eq!(
+            of(&[("STRAIT_SEED", "7"), ("URL", "memory:")]),
+            Target::Directory("/etc/shop/data".into())
+        );
+    }
+
+    #[cfg(feature = "embedded")]
+    #[test]
+    fn the_environment_is_put_over_the_files_options() {
+        let options = |env: &[(&str, &str)]| parse(FILE, env).unwrap().engine;
+        assert_eq!(options(&[]).retention_every, Duration::from_secs(30));
+        let over = options(&[
+            ("STRAIT_ENGINE_RETENTION_EVERY", "5m"),
+            ("STRAIT_ENGINE_DURABILITY", "os"),
+            ("STRAIT_ENGINE_BODY_LIMIT", "4096"),
+        ]);
+        assert_eq!(over.retention_every, Duration::from_secs(300));
+        assert_eq!(over.durability, strait_core::events::Durability::Os);
+        assert_eq!(over.limits.body, 4096);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_with_its_place() {
+        let refused = |text: &str, env: &[(&str, &str)], names: &[&str]| {
+            let error = parse(text, env).unwrap_err();
+            assert_eq!(error.kind(), Kind::Config, "{error:?}");
+            for name in names {
+                assert!(error.to_string().contains(name), "no {name} in: {error}");
+            }
+        };
+        refused(
+            "url = \"memory:\"\nqueue = 1\n",
+            &[],
+            &["`queue`", "line 2"],
+        );
+        let engine = "url = \"memory:\"\n[engine]\n\nsegments = 1\n";
+        refused(engine, &[], &["`segments`", "line 4", "segment_bytes"]);
+        refused(
+            "url = \"memory:\"\n[engine]\nretention_every = \"half a day\"\n",
+            &[],
+            &["half a day", "line 3", "`retention_every`", "30s"],
+        );
+        refused("url = memory", &[], &["line 1"]);
+        refused("", &[], &["no `url`"]);
+        refused("url = \"other.toml\"", &[], &["another configuration file"]);
+        refused(
+            FILE,
+            &[("STRAIT_ENGINE_SEGMENTS", "1")],
+            &["STRAIT_ENGINE_SEGMENTS", "`segments`"],
+        );
+        refused(
+            FILE,
+            &[("STRAIT_ENGINE_BODY_LIMIT", "much")],
+            &["STRAIT_ENGINE_BODY_LIMIT"],
+        );
+    }
+
+    #[test]
+    fn secrets_of_an_address_are_not_shown() {
+        let error = parse("url = \"kafka://ada:s3cret@broker\"", &[]).unwrap_err();
+        assert!(
+            !format!("{error:?} {error}").contains("s3cret"),
+            "{error:?}"
+        );
+    }
+
+    #[test]
+    fn durations() {
+        assert_eq!(parse_duration("500ms"), Ok(Duration::from_millis(500)));
+        assert_eq!(parse_duration("7d"), Ok(Duration::from_secs(604_800)));
+        for bad in [
+            "",
+            "s",
+            "5",
+            "-5s",
+            "5 s",
+            "1.5h",
+            "99999999999999999999s",
+            "18446744073709551615d",
+            "5µs",
+        ] {
+            assert!(parse_duration(bad).is_err(), "{bad}");
+        }
+    }
 }

@@ -60,6 +60,24 @@ impl Failure {
         self
     }
 
+    /// The same failure for each of `len` messages. Effects cannot be shared: they leave with the first.
+    pub(crate) fn spread(self, len: usize) -> Vec<Failure> {
+        let text = self.reason();
+        let copy = |end: &End| match end {
+            End::Retry => End::Retry,
+            End::RetryIn(wait) => End::RetryIn(*wait),
+            End::Dead | End::DeadWith(_) => End::Dead,
+        };
+        let mut all: Vec<Failure> = (1..len)
+            .map(|_| Failure {
+                end: copy(&self.end),
+                error: text.clone().into(),
+            })
+            .collect();
+        all.insert(0, self);
+        all
+    }
+
     /// The error with its causes, in one line, as it is kept with the message.
     pub fn reason(&self) -> String {
         let mut text = self.error.to_string();

@@ -2,26 +2,43 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+mod app;
+mod backoff;
 pub mod config;
+mod consume;
 mod events;
+mod extract;
 mod failure;
+mod guarantee;
+mod handler;
 pub mod message;
 pub mod metrics;
 mod open;
 mod out;
+mod report;
+mod run;
 mod target;
 mod trace;
 
 use std::time::Duration;
 
+pub use app::{App, Running, shutdown_signal};
+pub use backoff::Backoff;
+pub use consume::{Consume, Undecodable};
 pub use events::{
     AppendAll, AppendOne, Appended, DeadLetters, Event, Events, Group, HeaderValue, KeyReader,
     Reader, Topic, TopicBuilder,
 };
+pub use extract::{
+    Attempt, BatchContext, BatchExtract, Cancel, Context, Deadline, Extract, Meta, Setup, State,
+};
 pub use failure::{Failure, Handled, OrFail};
+pub use guarantee::Idempotency;
+pub use handler::{Batch, BatchHandler, BatchItem, Handler, Verdicts};
 pub use message::{Key, Message, Raw};
 pub use open::Strait;
 pub use out::Out;
+pub use report::{ConsumerReport, Feature, Report};
 pub use strait_core as core;
 pub use strait_core::events::{Durability, Order, Retention, Start};
 pub use strait_core::{

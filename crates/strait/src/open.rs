@@ -9,6 +9,7 @@ use strait_core::events::Events as EventsLane;
 use strait_core::{Engine, Error, Health, Result};
 use tokio::sync::{Semaphore, watch};
 
+use crate::app::App;
 use crate::events::Events;
 use crate::target::Target;
 
@@ -116,6 +117,11 @@ impl Strait {
     /// The events lane: facts that happened, kept and replayable.
     pub fn events(&self) -> Events {
         Events::new(self.clone())
+    }
+
+    /// An app: handlers that consume, with their state.
+    pub fn app(&self) -> App {
+        App::new(self.clone())
     }
 
     /// The engine, for what the handles do not cover.

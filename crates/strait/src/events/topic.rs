@@ -261,6 +261,10 @@ impl<M: Message> Topic<M> {
         &self.inner.engine
     }
 
+    pub(crate) fn lane(&self) -> &Arc<dyn strait_core::events::Events> {
+        &self.inner.lane
+    }
+
     pub(crate) fn strait(&self) -> &Strait {
         &self.inner.strait
     }
