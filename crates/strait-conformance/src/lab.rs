@@ -17,11 +17,9 @@ use crate::fault::{Check, Fault};
 use crate::member::Member;
 use crate::target::{Harness, Restart, Target};
 
-/// The longest wait for something that must come.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a case watches that nothing comes.
 pub(crate) const QUIET: Duration = Duration::from_millis(60);
-const CLOSE_GRACE: Duration = Duration::from_secs(2);
+const CLOSE_GRACE: Duration = Duration::from_secs(10);
 
 static NAMES: AtomicU64 = AtomicU64::new(0);
 
@@ -41,6 +39,8 @@ pub(crate) enum Ending {
 pub(crate) struct Lab {
     harness: Harness,
     case: &'static str,
+    /// The longest wait for something that must come.
+    pub(crate) patience: Duration,
     /// The engine that is to be closed in the end, shared by the clones.
     last: Arc<Mutex<Arc<dyn Engine>>>,
     /// The engine, as it is open now.
@@ -60,6 +60,7 @@ impl Lab {
         Ok(Lab {
             harness,
             case,
+            patience: target.patience,
             last: Arc::new(Mutex::new(engine.clone())),
             engine,
             events,
@@ -202,7 +203,7 @@ impl Lab {
     /// Joins a group.
     pub(crate) async fn join(&self, spec: &GroupSpec) -> Check<Member> {
         let consumer = self.events.join(spec.clone()).await?;
-        Ok(Member::new(consumer, self.engine.clone()))
+        Ok(Member::new(consumer, self.engine.clone(), self.patience))
     }
 
     /// Joins a new group with the defaults on a topic and waits until it owns all partitions.
@@ -239,7 +240,7 @@ impl Lab {
         wanted: &str,
         holds: impl Fn(&GroupInfo) -> bool,
     ) -> Check<GroupInfo> {
-        let deadline = tokio::time::Instant::now() + PATIENCE;
+        let deadline = tokio::time::Instant::now() + self.patience;
         loop {
             let info = self.group(spec).await?;
             if holds(&info) {

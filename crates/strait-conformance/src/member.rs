@@ -9,7 +9,7 @@ use strait_core::{
 };
 
 use crate::fault::{Check, Fault};
-use crate::lab::{PATIENCE, body, commit};
+use crate::lab::{body, commit};
 
 /// What a member sees next.
 #[derive(Debug)]
@@ -26,16 +26,18 @@ pub(crate) enum Seen {
 pub(crate) struct Member {
     pub(crate) consumer: Consumer,
     engine: Arc<dyn Engine>,
+    patience: Duration,
     held: VecDeque<Delivery>,
     /// The shards that it owns now.
     pub(crate) owned: BTreeSet<Shard>,
 }
 
 impl Member {
-    pub(crate) fn new(consumer: Consumer, engine: Arc<dyn Engine>) -> Self {
+    pub(crate) fn new(consumer: Consumer, engine: Arc<dyn Engine>, patience: Duration) -> Self {
         Member {
             consumer,
             engine,
+            patience,
             held: VecDeque::new(),
             owned: BTreeSet::new(),
         }
@@ -43,7 +45,7 @@ impl Member {
 
     /// What comes next, waiting for it.
     pub(crate) async fn next(&mut self) -> Check<Seen> {
-        let seen = self.within(PATIENCE).await?;
+        let seen = self.within(self.patience).await?;
         seen.ok_or_else(|| Fault::new("the consumer yields nothing more, something was to come"))
     }
 

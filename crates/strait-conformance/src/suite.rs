@@ -13,8 +13,8 @@ use crate::fault::{Check, Fault};
 use crate::lab::Lab;
 use crate::target::Target;
 
-/// The longest that a case may take; after it the case has failed, as a call that never answers would hang for ever.
-const CASE_LIMIT: Duration = Duration::from_secs(30);
+/// After so many times the target's patience a case has failed: a call that never answers would hang for ever.
+const CASE_LIMIT: u32 = 4;
 /// Cases wait more than they work, so more run at once than there are cores.
 const THREADS: usize = 4;
 
@@ -99,12 +99,12 @@ fn run(target: &Target, case: &Case) -> Check {
     runtime()?.block_on(async {
         let lab = Lab::open(target, case.name).await?;
         let ending = lab.clone();
-        let ended = tokio::time::timeout(CASE_LIMIT, (case.run)(lab)).await;
+        let limit = target.patience * CASE_LIMIT;
+        let ended = tokio::time::timeout(limit, (case.run)(lab)).await;
         ending.end().await;
         ended.unwrap_or_else(|_| {
-            let limit = CASE_LIMIT.as_secs();
             Err(Fault::new(format!(
-                "nothing came for {limit} s: a call did not answer"
+                "it did not end within {limit:?}: a call does not answer"
             )))
         })
     })

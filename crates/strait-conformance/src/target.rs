@@ -18,6 +18,7 @@ pub type Restart = Arc<dyn Fn() -> Fut<Result<Arc<dyn Engine>>> + Send + Sync>;
 pub struct Target {
     name: String,
     fresh: Fresh,
+    pub(crate) patience: Duration,
 }
 
 impl Target {
@@ -31,7 +32,15 @@ impl Target {
         Target {
             name: name.into(),
             fresh: Arc::new(move || Box::pin(fresh())),
+            patience: Duration::from_secs(10),
         }
+    }
+
+    /// How long a case waits for what must come before it fails. Default 10 s; more for a server that is slow to move
+    /// partitions.
+    pub fn patience(mut self, patience: Duration) -> Self {
+        self.patience = patience;
+        self
     }
 
     /// Its name, in the names of the tests.

@@ -33,9 +33,9 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 /// Runs two members until both are settled on their shards: what is revoked is handed back at once.
-async fn settle_down(members: &mut [&mut Member], wanted: &[usize]) -> Check<usize> {
+async fn settle_down(lab: &Lab, members: &mut [&mut Member], wanted: &[usize]) -> Check<usize> {
     let mut moved = 0;
-    let deadline = tokio::time::Instant::now() + crate::lab::PATIENCE;
+    let deadline = tokio::time::Instant::now() + lab.patience;
     loop {
         let counts: Vec<usize> = members.iter().map(|m| m.owned.len()).collect();
         let mut found = counts.clone();
@@ -80,7 +80,7 @@ async fn second_gets_half(lab: Lab) -> Check {
     let topic = lab.topic(4).await?;
     let (spec, mut first) = lab.consume(&topic).await?;
     let mut second = lab.join(&spec).await?;
-    let moved = settle_down(&mut [&mut first, &mut second], &[2, 2]).await?;
+    let moved = settle_down(&lab, &mut [&mut first, &mut second], &[2, 2]).await?;
     check_eq!(moved, 2, "shards that moved");
     apart(&[&first, &second], 4)?;
     let both = |info: &strait_core::events::GroupInfo| {
@@ -101,11 +101,11 @@ async fn moves_few(lab: Lab) -> Check {
     let topic = lab.topic(6).await?;
     let (spec, mut first) = lab.consume(&topic).await?;
     let mut second = lab.join(&spec).await?;
-    settle_down(&mut [&mut first, &mut second], &[3, 3]).await?;
+    settle_down(&lab, &mut [&mut first, &mut second], &[3, 3]).await?;
     let before = (first.owned.clone(), second.owned.clone());
     let mut third = lab.join(&spec).await?;
     let members = &mut [&mut first, &mut second, &mut third];
-    let moved = settle_down(members, &[2, 2, 2]).await?;
+    let moved = settle_down(&lab, members, &[2, 2, 2]).await?;
     check_eq!(moved, 2, "shards that moved");
     apart(&[&first, &second, &third], 6)?;
     check!(
@@ -124,7 +124,7 @@ async fn leaving_gives_back(lab: Lab) -> Check {
     let topic = lab.topic(4).await?;
     let (spec, mut first) = lab.consume(&topic).await?;
     let mut second = lab.join(&spec).await?;
-    settle_down(&mut [&mut first, &mut second], &[2, 2]).await?;
+    settle_down(&lab, &mut [&mut first, &mut second], &[2, 2]).await?;
     let kept = first.owned.clone();
     drop(second);
     first.owns(4).await?;
@@ -276,7 +276,7 @@ async fn what_moves_once(lab: Lab) -> Check {
     let spec = lab.spec(&topic)?;
     let mut members = vec![lab.consume_as(&spec).await?];
     let mut settled = Vec::new();
-    let deadline = tokio::time::Instant::now() + crate::lab::PATIENCE;
+    let deadline = tokio::time::Instant::now() + lab.patience;
     while settled.len() < 80 {
         check!(
             tokio::time::Instant::now() < deadline,

@@ -7,10 +7,10 @@ use strait_core::{Claim, Health, Kind, Unit, Verdict};
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Lab, PATIENCE, batch, body, cursor, not_applied, outgoing};
+use crate::lab::{Lab, batch, body, cursor, not_applied, outgoing};
 use crate::member::Seen;
 
-const GRACE: Duration = Duration::from_secs(2);
+const GRACE: Duration = Duration::from_secs(10);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -113,11 +113,11 @@ async fn ends_consumers(lab: Lab) -> Check {
 async fn ends_waiting_reads(lab: Lab) -> Check {
     let topic = lab.topic(1).await?;
     let start = lab.events.topic(topic.clone()).await?.partitions[0].start;
-    let long = cursor(&topic, 0, start, PATIENCE * 100);
+    let long = cursor(&topic, 0, start, lab.patience * 100);
     let waiting = tokio::spawn(lab.events.read(long, 1 << 20));
     tokio::task::yield_now().await;
     lab.engine.close(GRACE).await;
-    let ended = tokio::time::timeout(PATIENCE, waiting).await;
+    let ended = tokio::time::timeout(lab.patience, waiting).await;
     let ended = ended.map_err(|_| Fault::new("the waiting read sleeps on"))?;
     match ended.map_err(Fault::new)? {
         Ok(chunk) => check!(chunk.is_empty(), "nothing was appended: {chunk:?}"),
@@ -129,7 +129,7 @@ async fn ends_waiting_reads(lab: Lab) -> Check {
 /// Closing twice, also at once, is fine.
 async fn twice(lab: Lab) -> Check {
     let both = async { tokio::join!(lab.engine.close(GRACE), lab.engine.close(GRACE)) };
-    let closed = tokio::time::timeout(PATIENCE, both).await;
+    let closed = tokio::time::timeout(lab.patience, both).await;
     check!(closed.is_ok(), "closing at once from two sides hangs");
     lab.engine.close(Duration::ZERO).await;
     Ok(())

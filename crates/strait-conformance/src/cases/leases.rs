@@ -7,10 +7,10 @@ use strait_core::{Arrival, Delivery, Unit, Verdict};
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Lab, PATIENCE, QUIET, body, must_be_fenced, outgoing};
+use crate::lab::{Lab, QUIET, body, must_be_fenced, outgoing};
 use crate::member::Member;
 
-const LEASE: Duration = Duration::from_millis(150);
+const LEASE: Duration = Duration::from_millis(300);
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -119,10 +119,12 @@ async fn lost_counts(lab: Lab) -> Check {
 /// An extended lease holds: the message stays with its member beyond the first time, and settles.
 async fn extended(lab: Lab) -> Check {
     let (spec, mut member, delivery) = short_lease(&lab, 8).await?;
-    for _ in 0..6 {
-        let held = member.extend(vec![delivery.receipt.fence()], LEASE).await?;
+    for _ in 0..8 {
+        let held = member
+            .extend(vec![delivery.receipt.fence()], LEASE * 2)
+            .await?;
         check_eq!(held, [true], "the extension");
-        member.quiet(LEASE / 3).await?;
+        member.quiet(LEASE / 4).await?;
     }
     lab.done(delivery.receipt).await?;
     check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
@@ -226,7 +228,7 @@ async fn counts_only_what_was_out(lab: Lab) -> Check {
         lab.put(&topic, 0, &[&format!("k{i}={i}")]).await?;
     }
     let (spec, mut member) = lab.consume(&topic).await?;
-    let next = tokio::time::timeout(PATIENCE, member.consumer.next(1, 1 << 20)).await;
+    let next = tokio::time::timeout(lab.patience, member.consumer.next(1, 1 << 20)).await;
     let arrival = next.map_err(|_| Fault::new("no delivery comes"))??;
     check!(
         matches!(arrival, Arrival::Run(..) | Arrival::Each(_)),

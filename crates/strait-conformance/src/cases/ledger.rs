@@ -7,7 +7,7 @@ use strait_core::{Claim, ClaimToken, Claimed, Once, OnceEnd, Outcome, Unit, Verd
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Lab, PATIENCE, must_be_fenced, outgoing};
+use crate::lab::{Lab, must_be_fenced, outgoing};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const LEASE: Duration = Duration::from_millis(120);
@@ -150,16 +150,16 @@ async fn waits(lab: Lab) -> Check {
     let desk = Desk::new(&lab)?;
     let token = desk.run("k", "one").await?;
     let mut claim = desk.claim("k", "two");
-    claim.wait = PATIENCE * 10;
+    claim.wait = lab.patience * 10;
     let waiting = tokio::spawn(lab.engine.claim(claim));
     tokio::task::yield_now().await;
     desk.store("k", token, "42").await?;
-    let woken = tokio::time::timeout(PATIENCE, waiting).await;
+    let woken = tokio::time::timeout(lab.patience, waiting).await;
     let woken = woken.map_err(|_| Fault::new("the waiting claim slept on"))?;
     let woken = woken.map_err(Fault::new)??;
     check_eq!(woken, result("42"), "the waiting claim");
     let mut claim = desk.claim("other", "two");
-    claim.wait = PATIENCE * 10;
+    claim.wait = lab.patience * 10;
     granted(desk.ask(claim).await?)?;
     Ok(())
 }
@@ -169,12 +169,12 @@ async fn wakes_when_forgotten(lab: Lab) -> Check {
     let desk = Desk::new(&lab)?;
     let token = desk.run("k", "one").await?;
     let mut claim = desk.claim("k", "two");
-    claim.wait = PATIENCE * 10;
+    claim.wait = lab.patience * 10;
     let waiting = tokio::spawn(lab.engine.claim(claim));
     tokio::task::yield_now().await;
     lab.apply(desk.once("k", Some(token), OnceEnd::Forget))
         .await?;
-    let woken = tokio::time::timeout(PATIENCE, waiting).await;
+    let woken = tokio::time::timeout(lab.patience, waiting).await;
     let woken = woken.map_err(|_| Fault::new("the waiting claim slept on"))?;
     let second = granted(woken.map_err(Fault::new)??)?;
     check!(second != token, "two claims have one token");

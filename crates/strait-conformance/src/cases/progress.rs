@@ -6,7 +6,7 @@ use strait_core::{Arrival, Position, Unit, Verdict};
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Ending, Lab, PATIENCE, QUIET, body, retry};
+use crate::lab::{Ending, Lab, QUIET, body, retry};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -86,7 +86,7 @@ async fn range(lab: Lab) -> Check {
 async fn split_range(lab: Lab) -> Check {
     let topic = ten(&lab).await?;
     let (spec, mut member) = lab.consume(&topic).await?;
-    let next = tokio::time::timeout(PATIENCE, member.consumer.next(10, 1 << 20)).await;
+    let next = tokio::time::timeout(lab.patience, member.consumer.next(10, 1 << 20)).await;
     let mut receipt = match next.map_err(|_| Fault::new("no delivery comes"))?? {
         Arrival::Run(_, receipt) => receipt,
         Arrival::Each(_) => return Err(Fault::skip("the engine delivers no runs")),
@@ -303,7 +303,7 @@ async fn lag_in_age(lab: Lab) -> Check {
     let at_least = appended.elapsed().saturating_sub(Duration::from_millis(5));
     let oldest = lab.group(&spec).await?.oldest();
     check!(
-        oldest.is_some_and(|age| age >= at_least && age < PATIENCE * 6),
+        oldest.is_some_and(|age| age >= at_least && age < lab.patience * 6),
         "the oldest is {at_least:?} old, the group says {oldest:?}"
     );
     lab.done(first.receipt).await?;

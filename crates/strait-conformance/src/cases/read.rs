@@ -7,7 +7,7 @@ use strait_core::{NewRecord, Position, Records, RecordsBuilder, Timestamp, codes
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
-use crate::lab::{Lab, PATIENCE, body, cursor};
+use crate::lab::{Lab, body, cursor};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
@@ -63,12 +63,12 @@ async fn at_end_without_wait(lab: Lab) -> Check {
 async fn wakes_on_append(lab: Lab) -> Check {
     let topic = lab.topic(1).await?;
     let start = lab.events.topic(topic.clone()).await?.partitions[0].start;
-    let long = PATIENCE * 100;
+    let long = lab.patience * 100;
     let reading = lab.events.read(cursor(&topic, 0, start, long), 1 << 20);
     let reading = tokio::spawn(reading);
     tokio::task::yield_now().await;
     lab.put(&topic, 0, &["news"]).await?;
-    let woken = tokio::time::timeout(PATIENCE, reading).await;
+    let woken = tokio::time::timeout(lab.patience, reading).await;
     let woken = woken.map_err(|_| Fault::new("the waiting reader slept on"))?;
     let chunk = woken.map_err(Fault::new)??;
     let bodies: Vec<String> = chunk.iter().map(|i| body(&i.to_message())).collect();
@@ -175,7 +175,7 @@ async fn while_appending(lab: Lab) -> Check {
     });
     let mut found = Vec::new();
     while found.len() < 100 {
-        let follow = cursor(&topic, 0, at, PATIENCE);
+        let follow = cursor(&topic, 0, at, lab.patience);
         let chunk = lab.events.read(follow, 1 << 20).await?;
         check!(!chunk.is_empty(), "nothing comes after {found:?}");
         found.extend(chunk.iter().map(|item| body(&item.to_message())));
@@ -208,7 +208,9 @@ async fn dropped_while_waiting(lab: Lab) -> Check {
     let topic = lab.topic(1).await?;
     let start = lab.events.topic(topic.clone()).await?.partitions[0].start;
     for _ in 0..20 {
-        let waiting = lab.events.read(cursor(&topic, 0, start, PATIENCE), 1 << 20);
+        let waiting = lab
+            .events
+            .read(cursor(&topic, 0, start, lab.patience), 1 << 20);
         let given_up = tokio::time::timeout(Duration::from_millis(1), waiting).await;
         check!(given_up.is_err(), "a read at the end did not wait");
     }

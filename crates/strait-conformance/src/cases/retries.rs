@@ -3,11 +3,11 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use strait_core::Verdict;
 use strait_core::events::GroupSpec;
+use strait_core::{Unit, Verdict};
 
 use super::{Case, Need, case};
-use crate::fault::Check;
+use crate::fault::{Check, Fault};
 use crate::lab::{Ending, Lab, QUIET, body, retry};
 
 pub(super) fn cases() -> Vec<Case> {
@@ -134,13 +134,13 @@ async fn shortest_first(lab: Lab) -> Check {
     let topic = lab.topic(1).await?;
     lab.put(&topic, 0, &["k1=160", "k2=20", "k3=90"]).await?;
     let (_, mut member) = lab.consume(&topic).await?;
+    let mut unit = Unit::default();
     for delivery in member.take(3).await? {
-        let millis = body(&delivery.message)
-            .parse()
-            .map_err(crate::fault::Fault::new)?;
-        lab.settle(delivery.receipt, retry(Duration::from_millis(millis)))
-            .await?;
+        let millis = body(&delivery.message).parse().map_err(Fault::new)?;
+        let verdict = retry(Duration::from_millis(millis));
+        unit.settle.push((delivery.receipt, verdict));
     }
+    lab.apply(unit).await?;
     check_eq!(
         member.drain(3).await?,
         ["20", "90", "160"],

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use strait_conformance::{Harness, Suite, Target};
 use strait_embedded::{Embedded, Options};
 
+mod bends;
 mod bent;
 mod mutants;
 mod place;
