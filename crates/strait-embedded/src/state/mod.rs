@@ -40,6 +40,8 @@ pub(crate) struct State {
     consumers: u32,
     /// Sequence of the newest group applied.
     pub(crate) applied: u64,
+    /// The checkpoint lists the objects of this sequence: one that it does not list and that was made earlier is gone.
+    listed: u64,
     /// A group is applied and its bodies have no place yet.
     pub(crate) unplaced: bool,
     pub(crate) alarms: Alarms,
@@ -60,6 +62,7 @@ impl Default for State {
             grants: 0,
             consumers: 0,
             applied: 0,
+            listed: 0,
             unplaced: false,
             alarms: Alarms::default(),
         }
@@ -125,6 +128,7 @@ impl State {
                 match self.topics.get_mut(id) {
                     Some(topic) if seq > topic.stamp => topic.alter(*settings),
                     Some(_) => {}
+                    None if seq <= self.listed => return None,
                     None => self.add_topic(Topic::new(*id, Name::new(name).ok()?, *settings, 0)),
                 }
                 for group in self.topics.get(id)?.groups.clone() {
@@ -186,6 +190,7 @@ impl State {
             match self.groups.get_mut(id) {
                 Some(group) if seq > group.stamp => group.settings = Settings::from(settings),
                 Some(_) => {}
+                None if seq <= self.listed => {}
                 None => {
                     let shards = self.topics.get(topic)?.partitions.len();
                     let name = Name::new(name).ok()?;
@@ -341,7 +346,7 @@ impl State {
 
     // ---- checkpoint ----
 
-    /// What a checkpoint taken now consists of, in the order in which it must be read back.
+    /// What a checkpoint taken now consists of after its counters, in the order in which it must be read back.
     pub(crate) fn sections(&self) -> Vec<(u16, u64)> {
         let topics = self
             .topics
@@ -352,11 +357,7 @@ impl State {
             .keys()
             .map(|id| (section::GROUP, u64::from(*id)));
         let ledger = (0..PARTS).map(|part| (section::LEDGER, part));
-        std::iter::once((section::COUNTERS, 0))
-            .chain(topics)
-            .chain(groups)
-            .chain(ledger)
-            .collect()
+        topics.chain(groups).chain(ledger).collect()
     }
 
     /// Lets go of what a section need not keep; nothing that anybody sees changes.
@@ -414,6 +415,7 @@ impl State {
         let id = u32::try_from(key).map_err(|_| Malformed)?;
         match kind {
             section::COUNTERS => {
+                self.listed = stamp;
                 self.incarnation = r.u64()?;
                 self.next_topic = r.u32()?;
                 self.next_group = r.u32()?;

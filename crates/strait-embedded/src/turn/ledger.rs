@@ -13,13 +13,21 @@ impl Turn<'_> {
         let now = self.now.wall;
         match self.state.ledger_of(&full).get(&full, now) {
             Some(Entry::Stored { result, .. }) => return Ok(Claimed::Seen(result.clone())),
-            Some(Entry::Running { holder, token, .. }) if **holder == *claim.holder => {
+            Some(Entry::Running {
+                holder,
+                token,
+                until,
+            }) => {
+                let own = **holder == *claim.holder;
+                if !own && *until > now {
+                    return Ok(Claimed::Wait);
+                }
+                // A run without a known end may have been done.
                 if claim.at_most_once {
                     return Ok(Claimed::Unfinished(ClaimToken(*token)));
                 }
             }
-            Some(Entry::Running { until, .. }) if *until > now => return Ok(Claimed::Wait),
-            _ => {}
+            None => {}
         }
         let token = self.state.next_token;
         let lease = i64::try_from(claim.lease.as_millis()).unwrap_or(i64::MAX);
