@@ -285,10 +285,13 @@ impl File for RealFile {
         let zeros = vec![0; ZEROS];
         let mut pos = range.start;
         while pos < range.end {
+            if pos > range.start {
+                self.file.sync_data()?;
+            }
             let n = (range.end - pos).min(ZEROS as u64);
             self.file.write_all_at(&zeros[..n as usize], pos)?;
             pos += n;
         }
-        self.file.sync_data()
+        Ok(())
     }
 }

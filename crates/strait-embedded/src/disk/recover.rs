@@ -145,9 +145,11 @@ pub(super) fn open(
     from: Option<LogPos>,
     visit: &mut Visit<'_>,
 ) -> Result<(Resume, RecoveryReport), OpenError> {
-    let synced = disk.sync_dir();
-    synced.map_err(|e| OpenError::io("sync", "the data directory", e))?;
     let directory = Directory::read(&*disk, options.identity, from)?;
+    if !directory.live.is_empty() {
+        let synced = disk.sync_dir();
+        synced.map_err(|e| OpenError::io("sync", "the data directory", e))?;
+    }
     let mut replay = Replay::new(&*disk, &directory, from, visit);
     let ending = replay.find_end()?;
     remove_unfinished(&*disk, &directory, &mut replay.report)?;
@@ -228,6 +230,11 @@ impl<'a, 'v> Replay<'a, 'v> {
         from: Option<LogPos>,
         visit: &'a mut Visit<'v>,
     ) -> Replay<'a, 'v> {
+        // Sequences begin with 1, whatever a snapshot says.
+        let from = from.map(|from| LogPos {
+            seq: from.seq.max(1),
+            ..from
+        });
         let expected = from.map_or(1, |from| from.seq);
         Replay {
             disk,

@@ -514,17 +514,14 @@ impl File for SimFile {
 
     fn zero(&self, range: Range<u64>) -> io::Result<()> {
         self.shared.alive()?;
-        {
-            let mut state = self.shared.state.lock();
-            let dies = state.dies();
-            self.change(
-                &mut state,
-                &mut self.inode.data.lock(),
-                Pending::Zero(range),
-            )?;
-            self.shared.end(dies)?;
-        }
-        self.sync_data()
+        let mut state = self.shared.state.lock();
+        let dies = state.dies();
+        self.change(
+            &mut state,
+            &mut self.inode.data.lock(),
+            Pending::Zero(range),
+        )?;
+        self.shared.end(dies)
     }
 }
 

@@ -4,7 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use proptest::prelude::*;
-use strait_embedded::disk::{BadBody, Disk, GroupBuf, Log, SimDisk};
+use strait_embedded::disk::segment::segment_name;
+use strait_embedded::disk::{BadBody, Disk, GroupBuf, Log, Open, OpenError, SimDisk, verify};
 
 use crate::support::{Group, Record, body, encode, group, open, open_from, options};
 
@@ -44,6 +45,39 @@ proptest! {
             prop_assert_eq!(&at, offsets);
         }
         prop_assert_eq!(log.written_seq(), groups.len() as u64 + 1, "and the seal");
+    }
+}
+
+proptest! {
+    /// Whatever stands in the files, opening answers.
+    #[test]
+    fn damage_never_panics(
+        groups in prop::collection::vec(records(), 1..6),
+        damage in prop::collection::vec((0_u64..16 << 10, any::<u8>()), 1..6),
+        cut in 0_u64..64,
+    ) {
+        let sim = Arc::new(SimDisk::plain(16 << 20));
+        let disk: Arc<dyn Disk> = sim.clone();
+        let (mut log, ..) = open(&disk);
+        for group in &groups {
+            log.append(&encode(group)).unwrap();
+        }
+        drop(log);
+        let name = segment_name(1);
+        for (pos, mask) in damage {
+            // Mostly where the groups are.
+            let pos = if pos % 5 == 0 { pos } else { 4096 + pos % 3000 };
+            sim.flip(&name, pos, mask).unwrap();
+        }
+        let file = disk.open(&name, Open::Existing).unwrap();
+        file.set_len((16 << 10) - cut.saturating_sub(32) * 300).unwrap();
+        let checked = verify(&*disk).unwrap();
+        if let Ok((_, _, seen)) = open_from(&disk, &options(), None) {
+            let real = |fault: &OpenError| !matches!(fault, OpenError::Missing { .. });
+            prop_assert!(!checked.faults.iter().any(real), "what opens has no fault");
+            let whole = seen.iter().zip(&groups).all(|(seen, group)| &seen.group == group);
+            prop_assert!(whole, "nothing is invented");
+        }
     }
 }
 

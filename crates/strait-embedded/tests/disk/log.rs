@@ -1,11 +1,14 @@
 //! One rule of the log per test.
 
+use std::io::IoSlice;
 use std::sync::Arc;
 
 use strait_embedded::disk::rng::Rng;
 use strait_embedded::disk::segment::segment_name;
 use strait_embedded::disk::sim::{Crash, SimDisk};
-use strait_embedded::disk::{Disk, Log, LogError, LogOptions, LogPos, OpenError, Placed, verify};
+use strait_embedded::disk::{
+    Disk, Log, LogError, LogOptions, LogPos, Open, OpenError, Placed, verify,
+};
 
 use crate::support::{IDENTITY, encode, group, group_of, open, open_from, options, see, texts};
 
@@ -51,17 +54,10 @@ fn a_torn_tail_is_cut_and_reported_and_the_log_goes_on() {
     let (mut log, ..) = open(&disk);
     synced(&mut log, "one");
     let big = log.append(&encode(&group_of(3000, 1))).unwrap();
-    let (_, disk) = {
-        // Of the group's sectors some are left.
-        let left = (0..).map(|seed| sim_left(&sim, seed)).find(|left| {
-            let torn = verify(&**left).unwrap().torn;
-            torn.is_some()
-        });
-        let left = left.unwrap();
-        (left.clone(), left as Arc<dyn Disk>)
-    };
-    let torn = verify(&*disk).unwrap();
-    assert!(torn.torn.is_some());
+    // Of the group's sectors some are left.
+    let is_torn = |left: &Arc<SimDisk>| verify(&**left).unwrap().torn.is_some();
+    let left = (0..100).map(|seed| Arc::new(sim.crash(Crash::Random, &mut Rng::new(seed))));
+    let disk: Arc<dyn Disk> = left.into_iter().find(is_torn).unwrap();
     let (mut log, report, seen) = open(&disk);
     assert_eq!(texts(&seen), ["one"]);
     let torn = report.torn.unwrap();
@@ -77,9 +73,46 @@ fn a_torn_tail_is_cut_and_reported_and_the_log_goes_on() {
     assert_eq!(report.torn, None, "a cut tail leaves no trace");
 }
 
-/// What another crash would have left of the same disk.
-fn sim_left(sim: &SimDisk, seed: u64) -> Arc<SimDisk> {
-    Arc::new(sim.crash(Crash::Random, &mut Rng::new(seed)))
+#[test]
+fn a_whole_group_behind_a_torn_one_never_joins_a_later_chain() {
+    let (sim, disk) = faulty();
+    let (mut log, ..) = open(&disk);
+    synced(&mut log, "one");
+    let torn = append(&mut log, "aaaa");
+    append(&mut log, "bbbb");
+    drop(log);
+    sim.flip(&segment_name(torn.segment), torn.offset + 60, 1)
+        .unwrap();
+    let (mut log, report, seen) = open(&disk);
+    assert_eq!(
+        (texts(&seen), report.torn.unwrap().seq),
+        (vec!["one".to_owned()], 2)
+    );
+    // As long as the torn one: in its place it would end where the whole one starts.
+    assert!(synced(&mut log, "cccc").segment > torn.segment);
+    drop(log);
+    assert_eq!(texts(&open(&disk).2), ["one", "cccc"]);
+}
+
+#[test]
+fn a_segment_that_begins_with_a_torn_group_is_left_behind() {
+    let (sim, disk) = faulty();
+    let (mut log, ..) = open(&disk);
+    synced(&mut log, "one");
+    let torn = log.append(&encode(&group_of(12_300, 1))).unwrap();
+    append(&mut log, "two");
+    drop(log);
+    assert_eq!(torn.offset, 4096);
+    sim.flip(&segment_name(torn.segment), torn.offset + 8, 1)
+        .unwrap();
+    let (mut log, report, seen) = open(&disk);
+    assert_eq!(
+        (texts(&seen), report.torn.unwrap().seq),
+        (vec!["one".to_owned()], 2)
+    );
+    assert!(synced(&mut log, "three").segment > torn.segment);
+    drop(log);
+    assert_eq!(texts(&open(&disk).2), ["one", "three"]);
 }
 
 /// Three synced groups and a fourth; the file and the places of all.
@@ -91,10 +124,10 @@ fn four(disk: &Arc<dyn Disk>) -> Vec<Placed> {
 
 #[test]
 fn a_flipped_byte_before_the_last_group_is_refused_with_file_and_offset() {
-    for within in [4, 9, 20, 40, 45, 57, 60, 66] {
+    let len = encode(&group("two")).encoded_len();
+    for within in 0..len {
         let (sim, disk) = faulty();
-        let places = four(&disk);
-        let second = places[1];
+        let second = four(&disk)[1];
         sim.flip(&segment_name(second.segment), second.offset + within, 4)
             .unwrap();
         let refused = open_from(&disk, &options(), None).unwrap_err();
@@ -123,6 +156,30 @@ fn a_flipped_byte_before_the_last_group_is_refused_with_file_and_offset() {
         );
         assert_eq!(found.groups, 3, "verify goes on behind the fault");
     }
+}
+
+#[test]
+fn a_body_in_the_place_of_another_is_noticed() {
+    let (_, disk) = faulty();
+    let (mut log, ..) = open(&disk);
+    let buf = encode(&group("one"));
+    let placed = log.append(&buf).unwrap();
+    log.sync().unwrap();
+    synced(&mut log, "two");
+    let file = disk
+        .open(&segment_name(placed.segment), Open::Existing)
+        .unwrap();
+    let other = crate::support::body(b"two");
+    file.write_all_at(
+        &[IoSlice::new(&other)],
+        placed.offset + buf.body_offsets()[0],
+    )
+    .unwrap();
+    let refused = open_from(&disk, &options(), None).unwrap_err();
+    assert!(
+        refused.to_string().contains("the bodies' heads"),
+        "{refused}"
+    );
 }
 
 #[test]

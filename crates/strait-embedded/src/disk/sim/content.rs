@@ -1,14 +1,21 @@
 //! The content of a file in memory: sparse, so that allocated or zeroed space costs nothing until it is written.
 
+use std::fmt;
 use std::ops::Range;
 
 const CHUNK: usize = 64 << 10;
 
 /// Bytes with a length; what was never written is zero.
-#[derive(Debug, Clone, Default)]
+#[derive(Clone, Default)]
 pub(super) struct Content {
     chunks: Vec<Option<Box<[u8]>>>,
     len: u64,
+}
+
+impl fmt::Debug for Content {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} bytes", self.len)
+    }
 }
 
 impl Content {
