@@ -1,0 +1,24 @@
+//! One file per command.
+
+pub(crate) mod consume;
+pub(crate) mod dlq;
+pub(crate) mod explain;
+pub(crate) mod follow;
+pub(crate) mod group;
+pub(crate) mod member;
+pub(crate) mod produce;
+pub(crate) mod render;
+pub(crate) mod topic;
+pub(crate) mod verify;
+
+use crate::args::Global;
+use crate::interrupt::Interrupt;
+use crate::out::Out;
+
+/// What every command gets.
+#[derive(Debug)]
+pub(crate) struct Ctx {
+    pub(crate) global: Global,
+    pub(crate) out: Out,
+    pub(crate) interrupt: Interrupt,
+}

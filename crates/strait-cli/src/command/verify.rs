@@ -1,0 +1,149 @@
+//! `strait verify`: checks every byte of a data directory.
+
+use std::path::{Path, PathBuf};
+
+use clap::Args;
+use serde::Serialize;
+use strait::core::{Error, Kind, codes};
+use strait_embedded::disk::{OpenError, RealDisk, VerifyReport, verify};
+
+use super::Ctx;
+use crate::fail::{Failure, Outcome};
+use crate::out::{SCHEMA, Shape};
+use crate::target;
+
+/// Check every byte of a data directory, without changing it. Exit code 1 when something is damaged.
+///
+/// Nobody may have the directory open meanwhile.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strait verify
+  strait verify ./strait-demo
+  strait verify ./strait-demo -o json")]
+pub(crate) struct VerifyArgs {
+    /// The directory [default: that of --url]
+    #[arg(value_name = "DIR")]
+    directory: Option<PathBuf>,
+}
+
+/// A damaged place.
+#[derive(Debug, Serialize)]
+struct Fault {
+    file: Option<String>,
+    offset: Option<u64>,
+    what: String,
+}
+
+/// What was found. Stable names.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    directory: String,
+    segments: u64,
+    groups: u64,
+    snapshots: u64,
+    /// A tail that never became durable: no damage, the next opening cuts it.
+    torn_tail: Option<Fault>,
+    faults: Vec<Fault>,
+}
+
+/// Runs the command.
+pub(crate) fn run(args: VerifyArgs, ctx: &Ctx) -> Outcome {
+    let directory = match args.directory {
+        Some(directory) => directory,
+        None => target::directory(&target::url(&ctx.global)).ok_or_else(|| {
+            Failure::usage("only a directory can be verified: name it, or use --url file:DIR")
+        })?,
+    };
+    target::must_exist(&directory)?;
+    let found = read(&directory)?;
+    let report = Report::new(&directory, found);
+    let text = match ctx.out.shape() {
+        Shape::Json | Shape::Jsonl => String::new(),
+        Shape::Table { .. } | Shape::Tabs { .. } => in_words(&report),
+    };
+    ctx.out.object(&report, &text)?;
+    if report.faults.is_empty() {
+        Ok(())
+    } else {
+        ctx.out
+            .note("next: copy the directory before you try anything     strait explain corrupt");
+        Err(Failure::Findings)
+    }
+}
+
+fn read(directory: &Path) -> Outcome<VerifyReport> {
+    let shown = directory.display();
+    let disk = RealDisk::open(directory).map_err(|error| Error::io(shown, error))?;
+    let _lock = disk.try_lock().map_err(|error| {
+        Error::new(Kind::Conflict, format!("{}: {error}", directory.display()))
+            .code(codes::LOCKED)
+            .next("stop that process, then verify again")
+    })?;
+    verify(&disk).map_err(|error| {
+        let text = format!("{} cannot be read: {error}", directory.display());
+        Error::new(Kind::Corrupt, text).caused_by(error).into()
+    })
+}
+
+impl Report {
+    fn new(directory: &Path, found: VerifyReport) -> Self {
+        Report {
+            schema: SCHEMA,
+            directory: directory.display().to_string(),
+            segments: found.segments,
+            groups: found.groups,
+            snapshots: found.snapshots,
+            torn_tail: found.torn.map(|torn| Fault {
+                what: format!("{} bytes at the end never became durable", torn.bytes),
+                file: Some(torn.file),
+                offset: Some(torn.offset),
+            }),
+            faults: found.faults.into_iter().map(Fault::new).collect(),
+        }
+    }
+}
+
+impl Fault {
+    fn new(fault: OpenError) -> Self {
+        let what = fault.to_string();
+        let (file, offset) = match fault {
+            OpenError::Corrupt { file, offset, .. } => (Some(file), Some(offset)),
+            OpenError::Io { file, .. }
+            | OpenError::Version { file, .. }
+            | OpenError::Identity { file, .. }
+            | OpenError::Foreign { file }
+            | OpenError::Missing { file, .. }
+            | OpenError::Full { file, .. } => (Some(file), None),
+            OpenError::Apply { .. } => (None, None),
+        };
+        Fault { file, offset, what }
+    }
+}
+
+fn in_words(report: &Report) -> String {
+    let Report {
+        directory,
+        segments,
+        groups,
+        snapshots,
+        ..
+    } = report;
+    let mut text =
+        format!("{directory}: {segments} segments with {groups} groups, {snapshots} snapshots\n");
+    if let Some(torn) = &report.torn_tail {
+        let file = torn.file.as_deref().unwrap_or_default();
+        let offset = torn.offset.unwrap_or_default();
+        let what = &torn.what;
+        text.push_str(&format!(
+            "torn tail: {file} at byte {offset}: {what}; no damage, the next opening cuts it\n"
+        ));
+    }
+    for fault in &report.faults {
+        text.push_str(&format!("damaged: {}\n", fault.what));
+    }
+    if report.faults.is_empty() {
+        text.push_str("no damage\n");
+    }
+    text
+}

@@ -1,0 +1,249 @@
+//! `strait dev`: opens a directory, answers others on its socket, and shows live what happens.
+
+mod lines;
+mod screen;
+mod snapshot;
+mod view;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use strait::core::Timestamp;
+use tokio::sync::mpsc;
+
+use crate::command::Ctx;
+use crate::demo::Demo;
+use crate::fail::{Failure, Outcome};
+use crate::target::{self, Target};
+use snapshot::Snapshot;
+
+/// Redraws are at least this far apart.
+const FRAME: Duration = Duration::from_millis(250);
+/// How often to look while nothing happens.
+const IDLE: Duration = Duration::from_secs(1);
+/// Looks without a change after which nothing happens.
+const QUIET_LOOKS: u32 = 8;
+/// Notes that are kept for the view.
+const NOTES: usize = 6;
+
+/// Open a directory, answer other programs on its socket, and show live what flows, retries and dies.
+///
+/// Without a terminal it prints one line per change. Ctrl-C ends it; what was acknowledged stays.
+#[derive(Debug, Args)]
+#[command(after_help = "Examples:
+  strait dev --demo
+  strait dev --data ./strait-data
+  strait --url memory: dev")]
+pub(crate) struct DevArgs {
+    /// Run a small shop in it: orders with a slow, a flaky and a failing consumer
+    #[arg(long)]
+    demo: bool,
+    /// The data directory [default: ./strait-data, with --demo ./strait-demo]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+}
+
+/// Something that happened, for people.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Note {
+    pub(crate) at: Timestamp,
+    pub(crate) text: String,
+    /// What it means, or what to look at.
+    pub(crate) more: Option<String>,
+}
+
+impl Note {
+    /// A note on something that happens now.
+    pub(crate) fn new(text: impl Into<String>) -> Self {
+        Note {
+            at: Timestamp::now(),
+            text: text.into(),
+            more: None,
+        }
+    }
+
+    /// With a second line.
+    pub(crate) fn more(mut self, more: impl Into<String>) -> Self {
+        self.more = Some(more.into());
+        self
+    }
+}
+
+/// What the view shows.
+#[derive(Debug)]
+pub(crate) struct Stage {
+    /// The command as it was typed, in short.
+    title: String,
+    /// The directory or URL.
+    place: String,
+    durability: &'static str,
+    started: Instant,
+    snapshots: VecDeque<(Instant, Snapshot)>,
+    notes: VecDeque<Note>,
+    tries: Vec<String>,
+    demo: bool,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: DevArgs, ctx: &Ctx) -> Outcome {
+    let url = url(&args, ctx)?;
+    let target = Target::create(url).await?;
+    let (tell, mut told) = mpsc::channel(256);
+    let demo = match args.demo {
+        true => Some(Demo::start(&target.strait, tell.clone()).await?),
+        false => None,
+    };
+    let mut stage = Stage::new(&args, &target);
+    let done = if ctx.out.people {
+        show(
+            &mut stage,
+            &target,
+            &mut told,
+            ctx,
+            &mut screen::Screen::new(ctx.out.paint),
+        )
+        .await
+    } else {
+        show(
+            &mut stage,
+            &target,
+            &mut told,
+            ctx,
+            &mut lines::Lines::new(ctx.out.clone()),
+        )
+        .await
+    };
+    if let Some(demo) = demo {
+        demo.stop().await;
+    }
+    drop(tell);
+    target.close().await;
+    match done {
+        Err(Failure::Interrupted(_)) => Ok(()),
+        other => other,
+    }
+}
+
+fn url(args: &DevArgs, ctx: &Ctx) -> Outcome<String> {
+    match (&args.data, &ctx.global.url) {
+        (Some(_), Some(_)) => Err(Failure::usage("say --data or --url, not both")),
+        (Some(dir), None) => Ok(format!("file:{}", dir.display())),
+        (None, Some(url)) => Ok(url.clone()),
+        // The demo writes: it never does so in the directory that STRAIT_URL names.
+        (None, None) if args.demo => Ok("file:./strait-demo".to_owned()),
+        (None, None) => Ok(target::url(&ctx.global)),
+    }
+}
+
+/// What shows a stage.
+trait Show {
+    /// Shows it as it is now; `fresh` are the notes since the last time.
+    fn show(&mut self, stage: &Stage, fresh: &[Note]) -> Outcome;
+
+    /// Leaves what was shown in a tidy state.
+    fn end(&mut self, stage: &Stage) -> Outcome;
+}
+
+async fn show(
+    stage: &mut Stage,
+    target: &Target,
+    told: &mut mpsc::Receiver<Note>,
+    ctx: &Ctx,
+    on: &mut impl Show,
+) -> Outcome {
+    let interrupt = ctx.interrupt.wait();
+    tokio::pin!(interrupt);
+    let mut quiet = 0;
+    loop {
+        let mut fresh = stage.look(target).await?;
+        while let Ok(note) = told.try_recv() {
+            fresh.push(note);
+        }
+        fresh.sort_by_key(|note| note.at);
+        quiet = if stage.is_quiet() && fresh.is_empty() {
+            quiet + 1
+        } else {
+            0
+        };
+        // Rates and ages go to their last values before the picture stands still.
+        if quiet <= QUIET_LOOKS {
+            stage.remember(&fresh);
+            on.show(stage, &fresh)?;
+        }
+        let pause = if quiet < QUIET_LOOKS { FRAME } else { IDLE };
+        tokio::select! {
+            () = tokio::time::sleep(pause) => {}
+            signal = &mut interrupt => {
+                on.end(stage)?;
+                return Err(signal);
+            }
+        }
+    }
+}
+
+impl Stage {
+    fn new(args: &DevArgs, target: &Target) -> Self {
+        let url = &target.url;
+        Stage {
+            title: format!("strait dev{}", if args.demo { " --demo" } else { "" }),
+            place: url.strip_prefix("file:").unwrap_or(url).to_owned(),
+            durability: target.events.caps().durability.as_str(),
+            started: Instant::now(),
+            snapshots: VecDeque::new(),
+            notes: VecDeque::new(),
+            tries: tries(args.demo, url),
+            demo: args.demo,
+        }
+    }
+
+    /// Takes a snapshot; gives what changed in words.
+    async fn look(&mut self, target: &Target) -> Outcome<Vec<Note>> {
+        let before = self.snapshots.back().map(|(_, snapshot)| snapshot);
+        let now = Snapshot::take(&*target.events, before).await?;
+        let notes = match before {
+            Some(before) => now.changes_since(before),
+            None => Vec::new(),
+        };
+        // Rates are taken over about two seconds.
+        while self.snapshots.len() > 8 {
+            self.snapshots.pop_front();
+        }
+        self.snapshots.push_back((Instant::now(), now));
+        Ok(notes)
+    }
+
+    /// Nothing moved since the last snapshot, and nothing is waiting to move.
+    fn is_quiet(&self) -> bool {
+        let mut latest = self.snapshots.iter().rev().map(|(_, snapshot)| snapshot);
+        match (latest.next(), latest.next()) {
+            (Some(now), Some(before)) => now.is_still(before),
+            _ => false,
+        }
+    }
+
+    fn remember(&mut self, fresh: &[Note]) {
+        self.notes.extend(fresh.iter().cloned());
+        while self.notes.len() > NOTES {
+            self.notes.pop_front();
+        }
+    }
+}
+
+fn tries(demo: bool, url: &str) -> Vec<String> {
+    let strait = format!("strait --url {url}");
+    if demo {
+        let order = r#"{"order":1,"customer":"ada","amount":"9.90"}"#;
+        return vec![
+            format!("{strait} group show billing"),
+            format!("{strait} dlq ls"),
+            format!("echo '{order}' | {strait} produce orders -k ada"),
+        ];
+    }
+    vec![
+        format!("echo hello | {strait} produce greetings"),
+        format!("{strait} consume greetings"),
+        format!("{strait} topic ls"),
+    ]
+}

@@ -1,0 +1,153 @@
+//! What a command works on.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait::Strait;
+use strait::core::events::{Events, GroupInfo, TopicInfo};
+use strait::core::{Error, Kind, Name, codes};
+
+use crate::args::Global;
+use crate::fail::{Outcome, nearest};
+
+/// The default data directory.
+pub(crate) const DEFAULT_URL: &str = "file:./strait-data";
+
+/// What is under way when a command ends gets this long.
+const GRACE: Duration = Duration::from_secs(5);
+
+/// An opened engine.
+#[derive(Debug)]
+pub(crate) struct Target {
+    pub(crate) strait: Strait,
+    pub(crate) events: Arc<dyn Events>,
+    /// The URL as it was given.
+    pub(crate) url: String,
+}
+
+/// The URL in force: the option, else `STRAIT_URL`, else the default.
+pub(crate) fn url(global: &Global) -> String {
+    global
+        .url
+        .clone()
+        .or_else(|| {
+            std::env::var("STRAIT_URL")
+                .ok()
+                .filter(|url| !url.is_empty())
+        })
+        .unwrap_or_else(|| DEFAULT_URL.to_owned())
+}
+
+/// The directory of a `file:` URL, which may be written `file:///DIR`.
+pub(crate) fn directory(url: &str) -> Option<PathBuf> {
+    let path = url.strip_prefix("file:")?;
+    let absolute = path.strip_prefix("//").filter(|path| path.starts_with('/'));
+    Some(PathBuf::from(absolute.unwrap_or(path)))
+}
+
+impl Target {
+    /// Opens it, and creates a missing directory.
+    pub(crate) async fn create(url: String) -> Outcome<Self> {
+        let strait = Strait::open(&url).await?;
+        let events = strait.events_lane()?.clone();
+        Ok(Target {
+            strait,
+            events,
+            url,
+        })
+    }
+
+    /// Opens what exists: looking at a directory never makes one.
+    pub(crate) async fn existing(global: &Global) -> Outcome<Self> {
+        let url = url(global);
+        if let Some(dir) = directory(&url) {
+            must_exist(&dir)?;
+        }
+        Self::create(url).await
+    }
+
+    /// Ends the session: writes under way finish.
+    pub(crate) async fn close(self) {
+        self.strait.close_within(GRACE).await;
+    }
+
+    /// One topic; when there is none of that name, the error offers a near one.
+    pub(crate) async fn topic(&self, name: &Name) -> Outcome<TopicInfo> {
+        match self.events.topic(name.clone()).await {
+            Ok(topic) => Ok(topic),
+            Err(error) if error.is(codes::NO_SUCH_TOPIC) => {
+                Err(self.no_such_topic(name).await.into())
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn no_such_topic(&self, name: &Name) -> Error {
+        let known = self.events.topics().await.unwrap_or_default();
+        let near = nearest(name, known.iter().map(|topic| &*topic.name));
+        not_there("topic", name, near, codes::NO_SUCH_TOPIC, "strait topic ls")
+    }
+
+    /// The group on each of its topics, or on one; when there is none, the error offers a near one.
+    pub(crate) async fn groups_named(
+        &self,
+        name: &Name,
+        topic: Option<&Name>,
+    ) -> Outcome<Vec<GroupInfo>> {
+        let mut all = self.events.groups().await?;
+        let near = nearest(name, all.iter().map(|group| &*group.group)).map(str::to_owned);
+        all.retain(|info| info.group == *name && topic.is_none_or(|topic| info.topic == *topic));
+        if all.is_empty() {
+            let near = near.as_deref().filter(|near| *near != &**name);
+            let next = "strait group ls";
+            let mut error = not_there("group", name, near, codes::NO_SUCH_GROUP, next);
+            if let Some(topic) = topic {
+                error = error.with("topic", topic);
+            }
+            return Err(error.into());
+        }
+        Ok(all)
+    }
+
+    /// The group on its only topic, or on the one that was named.
+    pub(crate) async fn group(&self, name: &Name, topic: Option<&Name>) -> Outcome<GroupInfo> {
+        let mut found = self.groups_named(name, topic).await?;
+        if found.len() > 1 {
+            let topics: Vec<&str> = found.iter().map(|info| &*info.topic).collect();
+            return Err(crate::fail::Failure::usage(format!(
+                "group `{name}` reads several topics ({}): say which with --topic",
+                topics.join(", ")
+            )));
+        }
+        Ok(found.remove(0))
+    }
+}
+
+/// A command that looks at a directory does not make it.
+pub(crate) fn must_exist(dir: &Path) -> Outcome {
+    if dir.exists() {
+        return Ok(());
+    }
+    let shown = dir.display();
+    Err(Error::new(
+        Kind::NotFound,
+        format!("there is no data directory {shown}"),
+    )
+    .next("strait dev --demo, or name another with --url file:DIR or STRAIT_URL")
+    .into())
+}
+
+fn not_there(
+    what: &'static str,
+    name: &Name,
+    near: Option<&str>,
+    code: &'static str,
+    next: &str,
+) -> Error {
+    let mut text = format!("there is no {what} `{name}`");
+    if let Some(near) = near {
+        text.push_str(&format!("; did you mean `{near}`?"));
+    }
+    Error::new(Kind::NotFound, text).code(code).next(next)
+}
