@@ -555,6 +555,27 @@ fn a_released_segment_gives_a_full_disk_its_room_back() {
 }
 
 #[test]
+fn spares_and_the_reserve_are_found_again_when_the_log_is_opened() {
+    let (_, disk) = faulty();
+    let odd = LogOptions {
+        reserve_bytes: (12 << 10) - 5,
+        ..options()
+    };
+    let (mut log, ..) = open_from(&disk, &odd, None).unwrap();
+    while log.pool().wanted() {
+        log.pool().prepare_one().unwrap();
+    }
+    synced(&mut log, "one");
+    log.seal().unwrap();
+    let (names, position) = (disk.list().unwrap(), log.position());
+    drop(log);
+    let (log, ..) = open_from(&disk, &odd, None).unwrap();
+    assert!(!log.pool().wanted());
+    assert_eq!((disk.list().unwrap(), log.position()), (names, position));
+    assert_eq!(log.pool().segments().len(), 1, "the others are not in use");
+}
+
+#[test]
 fn a_full_disk_can_be_opened() {
     let (sim, disk) = faulty();
     four(&disk);

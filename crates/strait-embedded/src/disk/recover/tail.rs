@@ -209,7 +209,7 @@ fn set_up(
     });
     for (header, in_use) in older.chain(live) {
         let may_be_reserve = state.reserve.is_none()
-            && header.len == options.reserve_bytes
+            && header.len == options.reserve_bytes.next_multiple_of(SEGMENT_HEAD)
             && header.id != active
             && !(in_use && header.id >= directory.live[0].header.id);
         if may_be_reserve && is_empty(replay.disk, header)? {
@@ -235,7 +235,8 @@ fn next_len(replay: &Replay<'_, '_>, options: &LogOptions) -> u64 {
         .filter(|&len| len <= options.segment_bytes)
         .max()
         .unwrap_or(0);
-    let next = (longest * 2).clamp(options.first_segment_bytes, options.segment_bytes);
+    let next = (longest * 2).max(options.first_segment_bytes);
+    let next = next.min(options.segment_bytes);
     next.next_multiple_of(SEGMENT_HEAD)
 }
 
