@@ -124,13 +124,12 @@ impl Client {
     /// Opens a consumer. When nobody waits for it any more when the answer comes, it leaves at once.
     async fn open(self, group: GroupSpec) -> Result<Consumer> {
         let (answer, answered) = oneshot::channel();
-        let lease = group.lease;
         let payload = Out::of(&group);
         let link = self.link.clone();
         let reply = move |payload: Result<_>| {
             let consumer = payload
                 .and_then(|payload| read::<Result<u64>>(payload)?)
-                .and_then(|id| self.consumer(id, lease));
+                .and_then(|id| self.consumer(id, &group));
             // Dropped when nobody waits, and so it leaves.
             let _ = answer.send(consumer);
         };
@@ -139,8 +138,8 @@ impl Client {
         answered.await.unwrap_or_else(dropped)
     }
 
-    fn consumer(self, id: u64, lease: Duration) -> Result<Consumer> {
-        let inbox = Inbox::new(id, lease);
+    fn consumer(self, id: u64, group: &GroupSpec) -> Result<Consumer> {
+        let inbox = Inbox::new(id, group);
         self.link.open(inbox.clone())?;
         let keep = inbox.clone().keep_leases(Arc::downgrade(&self.link));
         self.link.runtime.spawn(keep);
@@ -177,7 +176,7 @@ impl Engine for Client {
 
     fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
         let client = self.clone();
-        Box::pin(async move { units::send(&client.link, units).outcomes().await })
+        Box::pin(async move { units::send(&client.link, units, None).outcomes().await })
     }
 
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {

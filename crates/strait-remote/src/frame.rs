@@ -67,22 +67,22 @@ pub(crate) mod kind {
         FAILED = 0x0a, "failed";
         /// Nobody waits for the answer to the request with the id any more.
         CANCEL = 0x0b, "cancel";
-        /// The consumer with the id takes so many items and bytes more.
+        /// The consumer with the id has received so many arrivals, and takes so many items and bytes more.
         CREDIT = 0x0c, "credit";
         /// Stops or resumes a shard of the consumer with the id.
         HOLD = 0x0d, "hold";
         /// The consumer with the id is done with a shard.
         HANDED_BACK = 0x0e, "handed_back";
-        /// The consumer with the id leaves.
+        /// The consumer with the id leaves, after so many arrivals: later ones were seen by nobody.
         LEAVE = 0x0f, "leave";
-        /// Receipts that were dropped unsettled.
-        ABANDON = 0x10, "abandon";
         /// `Engine::commit`.
         COMMIT = 0x20, "commit";
         /// `Engine::claim`.
         CLAIM = 0x21, "claim";
         /// `Control::extend`.
         EXTEND = 0x22, "extend";
+        /// A receipt was dropped unsettled.
+        ABANDON = 0x23, "abandon";
         /// `Events::declare`.
         DECLARE = 0x30, "declare";
         /// `Events::alter`.

@@ -64,11 +64,11 @@ fn check_other(frame: Frame) -> Result<()> {
         kind::HEALTH => is::<Health>(payload),
         kind::ARRIVAL => is::<WireArrival>(payload),
         kind::FAILED => is::<Error>(payload),
-        kind::CREDIT => is::<(u64, u64)>(payload),
+        kind::CREDIT => is::<(u64, (u64, u64))>(payload),
+        kind::LEAVE => is::<u64>(payload),
         kind::HOLD => is::<(u32, bool)>(payload),
         kind::HANDED_BACK => is::<u32>(payload),
-        kind::ABANDON => is::<Fence>(payload),
-        // Ping, pong, cancel and leave carry nothing.
+        // Ping, pong and cancel carry nothing.
         _ => Ok(()),
     }
 }
@@ -78,6 +78,7 @@ fn check_request(kind: u8, payload: Bytes) -> Result<()> {
         kind::COMMIT => read_all::<WireUnit>(payload).map(drop),
         kind::CLAIM => is::<Claim>(payload),
         kind::EXTEND => is::<Extend>(payload),
+        kind::ABANDON => is::<Fence>(payload),
         kind::DECLARE => is::<TopicSpec>(payload),
         kind::ALTER => is::<(Name, TopicChange)>(payload),
         kind::TOPICS | kind::GROUPS => is::<()>(payload),
@@ -102,7 +103,7 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::EXTEND => is::<Result<Vec<bool>>>(payload),
         kind::DECLARE | kind::ALTER | kind::TOPIC => is::<Result<TopicInfo>>(payload),
         kind::TOPICS => is::<Result<Vec<TopicInfo>>>(payload),
-        kind::DELETE | kind::DELETE_GROUP => is::<Result<()>>(payload),
+        kind::ABANDON | kind::DELETE | kind::DELETE_GROUP => is::<Result<()>>(payload),
         kind::APPEND => is::<Result<Sent>>(payload),
         kind::READ => is::<Result<Chunk>>(payload),
         kind::LOCATE | kind::SEEK => is::<Result<Position>>(payload),

@@ -7,13 +7,14 @@ use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use parking_lot::Mutex;
+use strait_core::events::{GroupSpec, Order};
 use strait_core::{
     Abandoned, Arrival, Chunk, Control, Delivery, Error, Fence, Fut, Position, Receipt, Result,
     Shard, Source, Span, Unit, Verdict,
 };
 use tokio::sync::Notify;
 
-use super::link::{Effects, Link};
+use super::link::{Effects, Home, Link};
 use super::{Client, units};
 use crate::frame::kind;
 use crate::wire::{Extend, Out, Wire, WireArrival};
@@ -23,6 +24,7 @@ use crate::wire::{Extend, Out, Wire, WireArrival};
 pub(crate) struct Inbox {
     pub(crate) consumer: u64,
     lease: Duration,
+    order: Order,
     state: Mutex<State>,
     waker: AtomicWaker,
     /// Told when something arrives: leases of what waits here are extended.
@@ -32,19 +34,34 @@ pub(crate) struct Inbox {
 #[derive(Debug, Default)]
 struct State {
     queue: VecDeque<Arrival>,
+    /// Arrivals received so far: the server knows by it what nobody has seen.
+    received: u64,
     /// Granted and not used yet. Below zero when an arrival was larger than the grant.
     items: i64,
     bytes: i64,
+    /// What is on its way back, and was not answered yet.
+    barriers: Vec<Barrier>,
+    last_barrier: u64,
     /// Nothing follows; the error once, if there is one.
     over: bool,
     error: Option<Error>,
 }
 
+/// Messages of a shard from a position on are on their way back to the engine. What the server gave out before it learned
+/// of that may have their keys and would overtake them: it goes back as well.
+#[derive(Debug)]
+struct Barrier {
+    token: u64,
+    shard: Shard,
+    from: Position,
+}
+
 impl Inbox {
-    pub(crate) fn new(consumer: u64, lease: Duration) -> Arc<Self> {
+    pub(crate) fn new(consumer: u64, group: &GroupSpec) -> Arc<Self> {
         Arc::new(Inbox {
             consumer,
-            lease,
+            lease: group.lease,
+            order: group.order,
             state: Mutex::default(),
             waker: AtomicWaker::new(),
             filled: Notify::new(),
@@ -52,31 +69,38 @@ impl Inbox {
     }
 
     /// Something arrived, in a payload of `bytes` bytes.
-    pub(crate) fn arrive(&self, link: &Arc<Link>, arrival: WireArrival, bytes: usize) {
+    pub(crate) fn arrive(self: &Arc<Self>, link: &Arc<Link>, arrival: WireArrival, bytes: usize) {
         let items = arrival.items() as i64;
         let arrival = with_receipts(arrival, link);
         let mut back = Vec::new();
         let mut state = self.state.lock();
+        if state.over {
+            // It left: the server takes back what had not arrived by then.
+            drop(state);
+            receipts(arrival).into_iter().for_each(settled);
+            return;
+        }
+        state.received += 1;
         if items > 0 {
             state.items -= items;
             state.bytes -= bytes as i64;
         }
         match &arrival {
             // Nobody has seen what waits here: it goes to the next member at once, unspent.
-            Arrival::Revoking(shard, _) => back = state.take_shard(*shard),
-            Arrival::Lost(shard) => state.take_shard(*shard).into_iter().for_each(|lost| {
-                lost.settle();
-            }),
+            Arrival::Revoking(shard, _) => back = state.take_shard(*shard, None),
+            Arrival::Lost(shard) => state.take_shard(*shard, None).into_iter().for_each(settled),
             Arrival::End => state.over = true,
             _ => {}
         }
-        if state.over && items > 0 {
-            back.extend(receipts(arrival));
-        } else if !matches!(arrival, Arrival::End) {
+        let overtakes = state.overtakes(&arrival);
+        if !matches!(arrival, Arrival::End) {
             state.queue.push_back(arrival);
         }
         drop(state);
-        release(link, back);
+        release(link, back, None);
+        if let Some((shard, from)) = overtakes {
+            self.put_back(link, shard, from);
+        }
         self.waker.wake();
         self.filled.notify_one();
     }
@@ -88,29 +112,65 @@ impl Inbox {
         state.over = true;
         state.error = Some(error);
         drop(state);
-        for receipt in lost.into_iter().flat_map(receipts) {
-            receipt.settle();
-        }
+        lost.into_iter().flat_map(receipts).for_each(settled);
         self.waker.wake();
         self.filled.notify_one();
+    }
+
+    /// A message at `from` or behind was not handled and comes again. What waits here and lies behind it may have its key,
+    /// and was given before that was known: it goes back, and comes in order. The member itself does the same with what
+    /// it holds.
+    pub(crate) fn put_back(self: &Arc<Self>, link: &Arc<Link>, shard: Shard, from: Position) {
+        if self.order == Order::Free {
+            return;
+        }
+        let mut state = self.state.lock();
+        let back = state.take_shard(shard, Some(from));
+        let Some(from) = back.iter().map(|receipt| receipt.fence().first).min() else {
+            return;
+        };
+        let token = state.bar(shard, from);
+        drop(state);
+        let inbox = self.clone();
+        release(link, back, Some(Arc::new(move || inbox.unbar(token))));
+    }
+
+    /// A receipt was dropped: its messages come again as soon as the server knows.
+    pub(crate) fn abandoned(self: &Arc<Self>, link: &Arc<Link>, fence: Fence) {
+        if self.order == Order::Free {
+            link.abandon(fence, || ());
+            return;
+        }
+        let token = self.state.lock().bar(fence.shard, fence.first);
+        let inbox = self.clone();
+        link.abandon(fence, move || inbox.unbar(token));
+        self.put_back(link, fence.shard, fence.first);
+    }
+
+    fn unbar(&self, token: u64) {
+        let mut state = self.state.lock();
+        state.barriers.retain(|barrier| barrier.token != token);
+        let open = state.barriers.is_empty();
+        drop(state);
+        if open {
+            // Credit may be granted again.
+            self.waker.wake();
+        }
     }
 
     /// Leaves the group. What waits here was seen by nobody and is released first.
     pub(crate) fn leave(&self, link: &Arc<Link>) {
         let mut state = self.state.lock();
         let queue = std::mem::take(&mut state.queue);
-        let before = std::mem::replace(&mut state.over, true);
+        state.over = true;
+        let received = state.received;
         drop(state);
         self.waker.wake();
         self.filled.notify_one();
-        if link.inbox(self.consumer).is_some() {
-            release(link, queue.into_iter().flat_map(receipts).collect());
-            link.forget(self.consumer);
-            link.outbox.push(kind::LEAVE, self.consumer, Out::default());
-        } else if !before {
-            queue.into_iter().flat_map(receipts).for_each(|lost| {
-                lost.settle();
-            });
+        if link.forget(self.consumer) {
+            release(link, queue.into_iter().flat_map(receipts).collect(), None);
+            link.outbox
+                .push(kind::LEAVE, self.consumer, Out::of(&received));
         }
     }
 
@@ -138,17 +198,47 @@ impl Inbox {
 }
 
 impl State {
-    /// Takes the receipts of a shard out of what waits; arrivals that are empty then are gone.
-    fn take_shard(&mut self, shard: Shard) -> Vec<Receipt> {
+    /// Begins a barrier; gives its token.
+    fn bar(&mut self, shard: Shard, from: Position) -> u64 {
+        self.last_barrier += 1;
+        let token = self.last_barrier;
+        self.barriers.push(Barrier { token, shard, from });
+        token
+    }
+
+    /// The first place from which on an arrival overtakes what is on its way back.
+    fn overtakes(&self, arrival: &Arrival) -> Option<(Shard, Position)> {
+        if self.barriers.is_empty() {
+            return None;
+        }
+        let fences = fences(arrival);
+        let barred = |fence: &Fence, barrier: &Barrier| {
+            barrier.shard == fence.shard && fence.end() > barrier.from
+        };
+        let first = fences
+            .iter()
+            .find(|fence| self.barriers.iter().any(|b| barred(fence, b)))?;
+        let of_shard = self
+            .barriers
+            .iter()
+            .filter(|barrier| barrier.shard == first.shard);
+        let from = of_shard.map(|barrier| barrier.from).min()?;
+        Some((first.shard, from))
+    }
+
+    /// Takes the receipts of a shard (those from a position on) out of what waits; arrivals that are empty then are gone.
+    fn take_shard(&mut self, shard: Shard, from: Option<Position>) -> Vec<Receipt> {
+        let is = |receipt: &Receipt| {
+            let fence = receipt.fence();
+            fence.shard == shard && from.is_none_or(|from| fence.end() > from)
+        };
         let mut taken = Vec::new();
-        let queue = std::mem::take(&mut self.queue);
-        for arrival in queue {
+        for arrival in std::mem::take(&mut self.queue) {
             match arrival {
-                Arrival::Run(_, receipt) if receipt.fence().shard == shard => taken.push(receipt),
+                Arrival::Run(_, receipt) if is(&receipt) => taken.push(receipt),
                 Arrival::Each(each) => {
-                    let (of, others): (Vec<_>, Vec<_>) = each
-                        .into_iter()
-                        .partition(|delivery| delivery.receipt.fence().shard == shard);
+                    let (of, others): (Vec<_>, Vec<_>) =
+                        each.into_iter().partition(|delivery| is(&delivery.receipt));
                     taken.extend(of.into_iter().map(|delivery| delivery.receipt));
                     if !others.is_empty() {
                         self.queue.push_back(Arrival::Each(others));
@@ -163,6 +253,10 @@ impl State {
     /// What to grant beyond what is out, so that so many items and bytes can come. Nothing while at least half of it is
     /// out: credit does not cost a frame per arrival.
     fn grant(&mut self, items: usize, bytes: usize) -> Option<(u64, u64)> {
+        if !self.barriers.is_empty() {
+            // More would only go back as well.
+            return None;
+        }
         let most = |wanted: usize| i64::try_from(wanted).unwrap_or(i64::MAX).min(1 << 40);
         let (items, bytes) = (most(items), most(bytes));
         if self.items >= (items + 1) / 2 && self.bytes >= (bytes + 1) / 2 {
@@ -175,13 +269,21 @@ impl State {
     }
 
     fn fences(&self) -> (Vec<Fence>, bool) {
-        let fences = self.queue.iter().flat_map(|arrival| match arrival {
-            Arrival::Run(_, receipt) => vec![receipt.fence()],
-            Arrival::Each(each) => each.iter().map(|d| d.receipt.fence()).collect(),
-            _ => Vec::new(),
-        });
-        (fences.collect(), self.over)
+        (self.queue.iter().flat_map(fences).collect(), self.over)
     }
+}
+
+fn fences(arrival: &Arrival) -> Vec<Fence> {
+    match arrival {
+        Arrival::Run(_, receipt) => vec![receipt.fence()],
+        Arrival::Each(each) => each.iter().map(|d| d.receipt.fence()).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// Ends a receipt that is fenced, or not ours any more, without abandoning it.
+fn settled(receipt: Receipt) {
+    receipt.settle();
 }
 
 fn receipts(arrival: Arrival) -> Vec<Receipt> {
@@ -192,18 +294,19 @@ fn receipts(arrival: Arrival) -> Vec<Receipt> {
     }
 }
 
-/// Hands messages back that nobody has seen: no attempt is spent.
-fn release(link: &Arc<Link>, receipts: Vec<Receipt>) {
+/// Hands messages back that nobody has seen: no attempt is spent. `then` is called when the server has done it.
+fn release(link: &Arc<Link>, receipts: Vec<Receipt>, then: Option<units::Then>) {
     if receipts.is_empty() {
         return;
     }
     let unit = |receipt| Unit::settle(receipt, Verdict::Release);
+    let units = receipts.into_iter().map(unit).collect();
     // Whatever becomes of it, the messages come back: at once, or when their leases end.
-    drop(units::send(link, receipts.into_iter().map(unit).collect()));
+    drop(units::send(link, units, then));
 }
 
 fn with_receipts(arrival: WireArrival, link: &Arc<Link>) -> Arrival {
-    let home: Arc<dyn Abandoned> = link.clone();
+    let home: Arc<dyn Abandoned> = Arc::new(Home(Arc::downgrade(link)));
     match arrival {
         WireArrival::Each(each) => {
             let delivery = |(message, attempt, last_error, fence)| Delivery {
@@ -222,24 +325,46 @@ fn with_receipts(arrival: WireArrival, link: &Arc<Link>) -> Arrival {
     }
 }
 
-/// Cuts an arrival at `items` messages: what is given now, and what waits for the next poll.
-fn cut(arrival: Arrival, items: usize) -> (Arrival, Option<Arrival>) {
+/// Cuts an arrival at `items` messages, and at about `bytes`: what is given now (at least one message), and what waits for
+/// the next poll.
+fn cut(arrival: Arrival, items: usize, bytes: usize) -> (Arrival, Option<Arrival>) {
     match arrival {
-        Arrival::Each(mut each) if each.len() > items => {
-            let rest = each.split_off(items);
+        Arrival::Each(mut each) => {
+            let sizes = each.iter().map(|delivery| delivery.message.record().size());
+            let count = fitting(sizes, items, bytes);
+            if count == each.len() {
+                return (Arrival::Each(each), None);
+            }
+            let rest = each.split_off(count);
             (Arrival::Each(each), Some(Arrival::Each(rest)))
         }
-        Arrival::Run(chunk, mut receipt) if chunk.len() > items => {
-            match receipt.split_at(items as u32) {
+        Arrival::Run(chunk, mut receipt) => {
+            let whole = chunk.len() <= items && chunk.buffer().len() <= bytes;
+            let count = match whole {
+                true => chunk.len(),
+                false => fitting(chunk.iter().map(|item| item.record().size()), items, bytes),
+            };
+            match receipt.split_at(count as u32) {
                 Some(head) => {
-                    let (first, rest) = split(&chunk, items as u32);
+                    let (first, rest) = split(&chunk, count as u32);
                     (Arrival::Run(first, head), Some(Arrival::Run(rest, receipt)))
                 }
                 None => (Arrival::Run(chunk, receipt), None),
             }
         }
-        whole => (whole, None),
+        other => (other, None),
     }
+}
+
+/// How many of these sizes fit, at least one.
+fn fitting(sizes: impl Iterator<Item = usize>, items: usize, bytes: usize) -> usize {
+    let mut left = bytes;
+    let fits = sizes.take(items).take_while(|size| {
+        let fits = *size <= left;
+        left = left.saturating_sub(*size);
+        fits
+    });
+    fits.count().max(1)
 }
 
 /// The first `count` records of a chunk, and the others.
@@ -295,7 +420,7 @@ impl Source for RemoteSource {
         let mut state = self.inbox.state.lock();
         let items = items.max(1);
         if let Some(arrival) = state.queue.pop_front() {
-            let (now, later) = cut(arrival, items);
+            let (now, later) = cut(arrival, items, bytes);
             if let Some(later) = later {
                 state.queue.push_front(later);
             }
@@ -308,6 +433,7 @@ impl Source for RemoteSource {
             return Poll::Ready(Ok(Arrival::End));
         }
         if let Some(grant) = state.grant(items, bytes.max(1)) {
+            let grant = (state.received, grant);
             drop(state);
             let link = &self.client.link;
             link.outbox
@@ -334,8 +460,19 @@ impl RemoteControl {
 impl Control for RemoteControl {
     fn extend(&self, fences: Vec<Fence>, by: Duration) -> Fut<Result<Vec<bool>>> {
         let link = self.client.link.clone();
-        let payload = Out::of(&Extend { fences, by });
-        Box::pin(link.call(kind::EXTEND, Effects::None, payload))
+        let payload = Out::of(&Extend {
+            fences: fences.clone(),
+            by,
+        });
+        let inbox = self.inbox.clone();
+        Box::pin(async move {
+            let call = link.clone().call(kind::EXTEND, Effects::None, payload);
+            let kept: Vec<bool> = call.await?;
+            for (fence, _) in fences.iter().zip(&kept).filter(|(_, kept)| !**kept) {
+                inbox.put_back(&link, fence.shard, fence.first);
+            }
+            Ok(kept)
+        })
     }
 
     fn hold(&self, shard: Shard, held: bool) {

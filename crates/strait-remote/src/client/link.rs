@@ -250,9 +250,15 @@ impl Link {
         self.state.lock().inboxes.get(&consumer).cloned()
     }
 
-    /// Forgets a consumer.
-    pub(crate) fn forget(&self, consumer: u64) {
-        self.state.lock().inboxes.remove(&consumer);
+    /// Forgets a consumer; `false` when it was forgotten before.
+    pub(crate) fn forget(&self, consumer: u64) -> bool {
+        self.state.lock().inboxes.remove(&consumer).is_some()
+    }
+
+    /// Tells the server of a receipt that was dropped; `then` is called when it knows.
+    pub(crate) fn abandon(&self, fence: Fence, then: impl FnOnce() + Send + 'static) {
+        let reply = Box::new(move |_| then());
+        self.request(kind::ABANDON, Effects::None, Out::of(&fence), reply);
     }
 
     /// All consumers.
@@ -370,10 +376,16 @@ impl Drop for CancelOnDrop<'_> {
     }
 }
 
-/// Receipts of the connection that are dropped unsettled are sent home.
-impl Abandoned for Link {
+/// Where the receipts of a connection's deliveries go when they are dropped unsettled.
+#[derive(Debug)]
+pub(crate) struct Home(pub(crate) std::sync::Weak<Link>);
+
+impl Abandoned for Home {
     fn abandoned(&self, fence: Fence) {
-        self.outbox
-            .push(kind::ABANDON, fence.consumer, Out::of(&fence));
+        let Some(link) = self.0.upgrade() else { return };
+        // Without one its consumer left, and all its receipts were abandoned with that.
+        if let Some(inbox) = link.inbox(fence.consumer) {
+            inbox.abandoned(&link, fence);
+        }
     }
 }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strait_core::{Effect, Error, Kind, Outcome, Result, Unit, codes};
+use strait_core::{Effect, Error, Fence, Kind, Outcome, Result, Unit, Verdict, codes};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::link::{Effects, Link, too_large};
@@ -11,6 +11,9 @@ use crate::frame::kind;
 use crate::wire::{Out, WireOutcome, WireUnit, copy_of, malformed, read, speaks};
 
 type Answer = oneshot::Sender<Vec<Outcome>>;
+
+/// Called when the outcomes are there, before anything that arrived behind them is looked at.
+pub(crate) type Then = Arc<dyn Fn() + Send + Sync>;
 
 /// The outcomes to come, in the order of the units.
 #[derive(Debug)]
@@ -33,23 +36,24 @@ impl Commit {
 
 /// Sends units at once, or as soon as there is room on the connection. From here on the commit owns them and runs to
 /// its end, whether anybody waits for it or not.
-pub(crate) fn send(link: &Arc<Link>, units: Vec<Unit>) -> Commit {
+pub(crate) fn send(link: &Arc<Link>, units: Vec<Unit>, then: Option<Then>) -> Commit {
     let mut answers = Vec::new();
     for part in parts(units, link.welcome.payload_max as usize) {
         let (answer, answered) = oneshot::channel();
         answers.push((part.units(), answered));
+        let then = then.clone();
         match part {
             Part::Refused(unit, error) => {
                 // Nobody listens when the commit was dropped.
                 let _ = answer.send(vec![Outcome::NotApplied(unit, error)]);
             }
             Part::Request(request) => match link.try_permit(request.payload.len()) {
-                Some(permit) => request.send(link, permit, answer),
+                Some(permit) => request.send(link, permit, answer, then),
                 None => {
                     let link = link.clone();
                     link.runtime.clone().spawn(async move {
                         let permit = link.permit(request.payload.len()).await;
-                        request.send(&link, permit, answer);
+                        request.send(&link, permit, answer, then);
                     });
                 }
             },
@@ -113,14 +117,55 @@ fn parts(units: Vec<Unit>, limit: usize) -> Vec<Part> {
 }
 
 impl Request {
-    fn send(self, link: &Link, permit: Option<OwnedSemaphorePermit>, answer: Answer) {
+    fn send(
+        self,
+        link: &Arc<Link>,
+        permit: Option<OwnedSemaphorePermit>,
+        answer: Answer,
+        then: Option<Then>,
+    ) {
         let Request { units, payload } = self;
+        let own = Arc::downgrade(link);
         let reply = move |result| {
             drop(permit);
+            let again: Vec<Vec<Fence>> = units.iter().map(coming_again).collect();
+            let outcomes = outcomes(units, result);
+            if let Some(then) = then {
+                then();
+            }
+            if let Some(link) = own.upgrade() {
+                // Before anybody polls on in the knowledge of the outcome.
+                put_back(&link, &again, &outcomes);
+            }
             // When nobody listens, units that come back are dropped here and their receipts abandoned.
-            let _ = answer.send(outcomes(units, result));
+            let _ = answer.send(outcomes);
         };
         link.request(kind::COMMIT, Effects::Once, payload, Box::new(reply));
+    }
+}
+
+/// The receipts of the unit whose messages come again once it is applied.
+fn coming_again(unit: &Unit) -> Vec<Fence> {
+    let settle = unit.settle.iter();
+    let again =
+        settle.filter(|(_, verdict)| matches!(verdict, Verdict::Retry { .. } | Verdict::Release));
+    again.map(|(receipt, _)| receipt.fence()).collect()
+}
+
+/// What the server gave out before it knew that an earlier message comes again has arrived before this outcome.
+fn put_back(link: &Arc<Link>, again: &[Vec<Fence>], outcomes: &[Outcome]) {
+    for (fences, outcome) in again.iter().zip(outcomes) {
+        if !matches!(
+            outcome,
+            Outcome::Applied(_) | Outcome::Seen(_) | Outcome::Fenced
+        ) {
+            continue;
+        }
+        for fence in fences {
+            if let Some(inbox) = link.inbox(fence.consumer) {
+                inbox.put_back(link, fence.shard, fence.first);
+            }
+        }
     }
 }
 

@@ -4,9 +4,10 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
 use parking_lot::Mutex;
 use strait_core::events::Events;
-use strait_core::{Engine, Error, Result};
+use strait_core::{Engine, Error, Result, Unit, Verdict};
 
 use super::member::Member;
 use super::receipts::Receipts;
@@ -24,6 +25,9 @@ pub(super) struct Conn {
     events: Option<Arc<dyn Events>>,
     pub(super) outbox: Outbox,
     pub(super) receipts: Mutex<Receipts>,
+    /// Held while an arrival is taken and sent, and while an answer is sent: what a consumer was given before the engine
+    /// knew the outcome of a commit arrives before that outcome, so that the peer can tell.
+    pub(super) order: Mutex<()>,
     members: Mutex<Members>,
 }
 
@@ -40,6 +44,7 @@ impl Conn {
             engine,
             outbox: Outbox::default(),
             receipts: Mutex::default(),
+            order: Mutex::default(),
             members: Mutex::default(),
         }
     }
@@ -60,6 +65,12 @@ impl Conn {
         std::future::pending::<()>().await;
     }
 
+    /// Answers a request.
+    pub(super) fn answer(&self, id: u64, answer: Out) {
+        let _order = self.order.lock();
+        self.outbox.push(kind::ANSWER, id, answer);
+    }
+
     /// A consumer of this connection.
     pub(super) fn member(&self, consumer: u64) -> Option<Arc<Member>> {
         self.members.lock().open.get(&consumer).cloned()
@@ -74,12 +85,34 @@ impl Conn {
         !members.over
     }
 
-    /// A consumer leaves; its receipts are abandoned by the engine.
+    /// A consumer is over; its receipts are abandoned by the engine.
     pub(super) fn leave(&self, consumer: u64) {
         let member = self.members.lock().open.remove(&consumer);
         if let Some(member) = member {
             self.part(consumer, &member);
         }
+    }
+
+    /// A consumer leaves in order, after it has received so many arrivals: what else was sent is released, with no attempt
+    /// spent.
+    pub(super) fn leave_after(&self, consumer: u64, received: u64) {
+        let Some(member) = self.member(consumer) else {
+            return;
+        };
+        let _order = self.order.lock();
+        let unseen = member.stop(received);
+        let units: Vec<Unit> = {
+            let mut receipts = self.receipts.lock();
+            let receipts = unseen.into_iter().filter_map(|fence| receipts.take(fence));
+            receipts
+                .map(|receipt| Unit::settle(receipt, Verdict::Release))
+                .collect()
+        };
+        if !units.is_empty() {
+            // Once polled it runs to its end; nobody waits for it.
+            let _ = self.engine.commit(units).now_or_never();
+        }
+        self.leave(consumer);
     }
 
     /// All of them leave, and nobody joins any more.

@@ -40,9 +40,9 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
         kind::PONG => {}
         kind::CANCEL => return Ok(Step::Cancel),
         kind::CREDIT => {
-            let (items, bytes) = read(payload)?;
+            let (received, (items, bytes)) = read(payload)?;
             if let Some(member) = conn.member(id) {
-                member.grant(items, bytes);
+                member.grant(received, items, bytes);
             }
         }
         kind::HOLD => {
@@ -57,13 +57,8 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
                 member.control.handed_back(shard);
             }
         }
-        kind::LEAVE => conn.leave(id),
-        kind::ABANDON => {
-            let fence = read(payload)?;
-            // Dropping it tells the engine. One that is not there was settled or fenced meanwhile.
-            drop(conn.receipts.lock().take(fence));
-        }
-        kind::COMMIT..=kind::EXTEND | kind::DECLARE..=kind::REDRIVE => {
+        kind::LEAVE => conn.leave_after(id, read(payload)?),
+        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::REDRIVE => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -86,6 +81,12 @@ fn request(conn: &Arc<Conn>, kind: u8, payload: Bytes) -> Result<Step> {
             return Ok(Step::Wait(answer(conn.engine.claim(claim))));
         }
         kind::EXTEND => return Ok(Step::Write(answer(extend(conn, read(payload)?)))),
+        kind::ABANDON => {
+            let receipt = conn.receipts.lock().take(read(payload)?);
+            // Dropping it tells the engine. One that is not there was settled or fenced meanwhile.
+            drop(receipt);
+            return Ok(Step::Write(answer(Box::pin(std::future::ready(Ok(()))))));
+        }
         _ => {}
     }
     let events = conn.events()?;

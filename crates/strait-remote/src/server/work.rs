@@ -63,12 +63,12 @@ impl Work {
                 biased;
                 Some(done) = self.writes.next(), if !self.writes.is_empty() => {
                     self.bytes -= done.bytes;
-                    conn.outbox.push(kind::ANSWER, done.id, done.answer);
+                    conn.answer(done.id, done.answer);
                 }
                 Some(done) = self.waits.next(), if !self.waits.is_empty() => {
                     if let Ok(done) = done {
                         self.cancel.remove(&done.id);
-                        conn.outbox.push(kind::ANSWER, done.id, done.answer);
+                        conn.answer(done.id, done.answer);
                     }
                 }
                 frame = reader.next(), if self.bytes < BYTES_MAX && self.writes.len() < WRITES_MAX => {
@@ -98,7 +98,7 @@ impl Work {
             Step::Wait(_) if self.waits.len() >= WAITS_MAX => {
                 let text = format!("{WAITS_MAX} requests of this connection wait already");
                 let busy: Result<()> = Err(Error::new(Kind::Busy, text));
-                conn.outbox.push(kind::ANSWER, id, Out::of(&busy));
+                conn.answer(id, Out::of(&busy));
             }
             Step::Wait(answer) => {
                 let (cancel, registration) = AbortHandle::new_pair();
@@ -114,7 +114,7 @@ impl Work {
     pub(super) async fn drain(&mut self, conn: &Conn) {
         self.waits.clear();
         while let Some(done) = self.writes.next().await {
-            conn.outbox.push(kind::ANSWER, done.id, done.answer);
+            conn.answer(done.id, done.answer);
         }
     }
 }

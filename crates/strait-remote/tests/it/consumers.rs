@@ -64,7 +64,7 @@ async fn what_waits_is_cut_to_what_is_asked_for() {
     assert!(arrival.await.is_err());
     pair.double.offer_run(consumer.id, 3, 50, 100);
     pair.double.until(|double| double.given(1).0 == 100).await;
-    let mut at = 50;
+    let (mut at, mut receipts) = (50, Vec::new());
     for items in [1, 7, 100] {
         let (chunk, receipt) = run(next(&mut consumer, items).await);
         assert_eq!(chunk.len(), items.min(150 - at));
@@ -79,6 +79,7 @@ async fn what_waits_is_cut_to_what_is_asked_for() {
         at += chunk.len();
         assert!(positions.into_iter().eq(at - chunk.len()..at));
         assert_eq!(chunk.next(), Position::at(at as u64));
+        receipts.push(receipt);
     }
     assert_eq!(at, 150);
 }
@@ -240,6 +241,44 @@ async fn what_nobody_has_seen_is_released_when_its_shard_is_revoked() {
     pair.double
         .until(|double| double.held() == [(1, true)] && double.handed_back() == [0])
         .await;
+}
+
+/// What lies behind a message that comes again, and was given before the engine knew, goes back too: it may have its key.
+#[tokio::test]
+async fn what_would_overtake_goes_back() {
+    let (pair, mut consumer) = joined().await;
+    pair.double.offer_run(consumer.id, 0, 10, 1);
+    let (_, receipt) = run(next(&mut consumer, 100).await);
+    pair.double.offer_run(consumer.id, 0, 11, 5);
+    pair.double.offer_run(consumer.id, 1, 40, 5);
+    pair.double.until(|double| double.given(1).0 == 11).await;
+    let outcomes = pair
+        .client
+        .commit(vec![Unit::settle(receipt, Verdict::Release)])
+        .await;
+    assert!(matches!(outcomes[..], [Outcome::Applied(_)]));
+    let (chunk, receipt) = run(next(&mut consumer, 100).await);
+    assert_eq!(chunk.partition(), 1);
+    pair.double
+        .until(|double| double.settled().len() == 2)
+        .await;
+    assert_eq!(
+        pair.double.settled()[1],
+        (fence(1, 0, 11, 5), Verdict::Release)
+    );
+    // The same when a receipt is dropped.
+    pair.double.offer_run(consumer.id, 1, 45, 5);
+    pair.double.until(|double| double.given(1).0 == 16).await;
+    pair.events.topics().await.unwrap();
+    drop(receipt);
+    pair.double
+        .until(|double| double.settled().len() == 3)
+        .await;
+    assert_eq!(pair.double.abandoned(), [fence(1, 1, 40, 5)]);
+    assert_eq!(
+        pair.double.settled()[2],
+        (fence(1, 1, 45, 5), Verdict::Release)
+    );
 }
 
 #[tokio::test]
