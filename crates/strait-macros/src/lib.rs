@@ -5,7 +5,7 @@ mod message;
 
 use proc_macro::TokenStream;
 
-/// Makes a type a `strait::Message` with JSON bodies. The type also derives serde's `Serialize` and `Deserialize`.
+/// The type also derives serde's `Serialize` and `Deserialize`.
 ///
 /// On a struct, `#[message("order.placed.v1", key = order)]` names its kind, as it stands on the wire, and the field whose
 /// value is the key (a path such as `customer.id` works; leave `key` out for messages without one).
@@ -13,20 +13,6 @@ use proc_macro::TokenStream;
 /// On an enum, each variant is a kind of its own: `#[message("order.paid.v1", key = order)]` stands on the variant, which
 /// has named fields, one unnamed field (whose value is the body, and in which `key` looks), or none. The enum itself needs
 /// no serde derive; `#[serde(..)]` on a variant with named fields, and on these fields, is kept.
-///
-/// ```ignore
-/// #[derive(Message, Serialize, Deserialize)]
-/// #[message("order.placed.v1", key = order)]
-/// struct OrderPlaced { order: u64, cents: u64 }
-///
-/// #[derive(Message)]
-/// enum OrderEvent {
-///     #[message("order.placed.v1", key = order)]
-///     Placed(OrderPlaced),
-///     #[message("order.cancelled.v1", key = order)]
-///     Cancelled { order: u64, why: String },
-/// }
-/// ```
 #[proc_macro_derive(Message, attributes(message, serde))]
 pub fn derive_message(input: TokenStream) -> TokenStream {
     let input = syn::parse_macro_input!(input as syn::DeriveInput);

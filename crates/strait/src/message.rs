@@ -148,18 +148,15 @@ impl Raw {
 
     /// The same with a key. On a received message it makes a new one with the same kind and body, and without the
     /// headers.
-    pub fn with_key(self, new: impl Into<Bytes>) -> Self {
+    pub fn with_key(self, key: impl Key) -> Self {
+        let key = key.to_key().map(|key| Bytes::from(key.into_owned()));
         let made = match self.0 {
-            Inner::Made { kind, body, .. } => Inner::Made {
-                kind,
-                key: Some(new.into()),
-                body,
-            },
+            Inner::Made { kind, body, .. } => Inner::Made { kind, key, body },
             Inner::Received(stored) => {
                 let record = stored.record();
                 Inner::Made {
                     kind: record.kind().map(Into::into),
-                    key: Some(new.into()),
+                    key,
                     body: stored.batch().slice_ref(record.body()),
                 }
             }
@@ -290,6 +287,12 @@ printed_keys!(
 impl<const N: usize> Key for [u8; N] {
     fn to_key(&self) -> Option<Cow<'_, [u8]>> {
         Some(Cow::Borrowed(self))
+    }
+}
+
+impl<T: Key + ToOwned + ?Sized> Key for Cow<'_, T> {
+    fn to_key(&self) -> Option<Cow<'_, [u8]>> {
+        (**self).to_key()
     }
 }
 

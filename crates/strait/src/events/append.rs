@@ -16,7 +16,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use uuid::Uuid;
 
 use super::topic::Topic;
-use crate::message::Message;
+use crate::message::{Key, Message};
 use crate::open::{IN_FLIGHT_BYTES, Strait};
 use crate::trace::TraceContext;
 
@@ -45,7 +45,8 @@ pub struct AppendOne<'a, M> {
     message: &'a M,
     permit: Permit,
     id: Option<Cow<'a, str>>,
-    key: Option<Cow<'a, [u8]>>,
+    /// In place of the message's own, which may be none.
+    key: Option<Option<Vec<u8>>>,
     partition: Option<u32>,
     headers: Vec<(Cow<'a, str>, Cow<'a, [u8]>)>,
     time: Option<Timestamp>,
@@ -79,9 +80,9 @@ impl<'a, M: Message> AppendOne<'a, M> {
         self
     }
 
-    /// Another key than the message's own.
-    pub fn key(mut self, key: impl Into<Cow<'a, [u8]>>) -> Self {
-        self.key = Some(key.into());
+    /// Another key than the message's own: text, a number, bytes; `None::<String>` for no key at all.
+    pub fn key(mut self, key: impl Key) -> Self {
+        self.key = Some(key.to_key().map(Cow::into_owned));
         self
     }
 
@@ -135,12 +136,11 @@ impl<'a, M: Message> AppendOne<'a, M> {
     }
 
     fn prepare(&self) -> Result<Append> {
-        let message_key = if self.key.is_none() {
-            self.message.key()
-        } else {
-            None
+        let key = match &self.key {
+            Some(other) => other.as_deref().map(Cow::Borrowed),
+            None => self.message.key(),
         };
-        let key = self.key.as_deref().or(message_key.as_deref());
+        let key = key.as_deref();
         let partition = match self.partition {
             Some(partition) => partition,
             None => self.topic.choose(key),

@@ -1,5 +1,6 @@
 //! Reading: a partition from a place on, or the messages of one key.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::future::IntoFuture;
 use std::time::Duration;
@@ -9,7 +10,7 @@ use strait_core::events::{Cursor, KeyVersion, ReadKey, Start};
 use strait_core::{Chunk, Error, Fut, Kind, Message as Stored, Position, Result, Timestamp};
 
 use super::topic::Topic;
-use crate::message::{Message, Raw};
+use crate::message::{Key, Message, Raw};
 
 /// How long one call to the engine waits at the end before it is repeated.
 const WAIT: Duration = Duration::from_secs(30);
@@ -236,16 +237,17 @@ impl<M> fmt::Debug for Reader<M> {
 #[must_use = "nothing is read until this is awaited"]
 pub struct KeyReader<M> {
     topic: Topic<M>,
-    key: Vec<u8>,
+    /// `None`: the caller's key was none.
+    key: Option<Vec<u8>>,
     from: KeyVersion,
     limit: usize,
 }
 
 impl<M: Message> KeyReader<M> {
-    pub(super) fn new(topic: Topic<M>, key: &[u8]) -> Self {
+    pub(super) fn new(topic: Topic<M>, key: &impl Key) -> Self {
         KeyReader {
             topic,
-            key: key.to_owned(),
+            key: key.to_key().map(Cow::into_owned),
             from: 1,
             limit: 1000,
         }
@@ -270,14 +272,16 @@ impl<M: Message> IntoFuture for KeyReader<M> {
 
     fn into_future(self) -> Self::IntoFuture {
         Box::pin(async move {
+            let refused = |why| Err(Error::new(Kind::Rejected, why).during("read"));
+            let Some(key) = self.key else {
+                return refused("messages without a key cannot be read by it");
+            };
             if self.from == 0 {
-                return Err(
-                    Error::new(Kind::Rejected, "versions of a key begin at 1").during("read")
-                );
+                return refused("versions of a key begin at 1");
             }
             let read = ReadKey {
                 topic: self.topic.inner.name.clone(),
-                key: self.key,
+                key,
                 from: self.from,
                 limit: self.limit,
             };
@@ -296,7 +300,7 @@ impl<M> fmt::Debug for KeyReader<M> {
             f,
             "KeyReader({:?}, {})",
             self.topic,
-            self.key.escape_ascii()
+            self.key.as_deref().unwrap_or_default().escape_ascii()
         )
     }
 }

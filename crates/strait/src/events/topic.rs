@@ -14,7 +14,7 @@ use strait_core::{EngineId, Error, Fut, Kind, Name, Records, Result, Sent, parti
 use super::append::{AppendAll, AppendOne, Permit};
 use super::group::Group;
 use super::read::{KeyReader, Reader};
-use crate::message::{Message, Raw};
+use crate::message::{Key, Message, Raw};
 use crate::metrics;
 use crate::open::Strait;
 
@@ -215,8 +215,8 @@ impl<M: Message> Topic<M> {
 
     /// The messages of one key, oldest first. Fast on a topic with [`key_versions`](TopicBuilder::key_versions), else a
     /// scan of the partition.
-    pub fn read_key(&self, key: impl AsRef<[u8]>) -> KeyReader<M> {
-        KeyReader::new(self.clone(), key.as_ref())
+    pub fn read_key(&self, key: impl Key) -> KeyReader<M> {
+        KeyReader::new(self.clone(), &key)
     }
 
     /// How the topic is now: settings, and each partition's positions and bytes.
