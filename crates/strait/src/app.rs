@@ -15,7 +15,7 @@ use crate::guarantee::Guarantee;
 use crate::metrics::Meters;
 use crate::open::Strait;
 use crate::report::{ConsumerReport, Feature, Report};
-use crate::run::{ConsumerCx, LeaseThread, Member};
+use crate::run::{ConsumerCx, LeaseThread, Member, Stop};
 use crate::target::redact;
 
 /// Time that handlers get to end when an app stops, unless it is said.
@@ -288,7 +288,7 @@ async fn member(
     consumer: Consume,
     states: &States,
     leases: &LeaseThread,
-    stop: &watch::Receiver<Option<Instant>>,
+    stop: &Stop,
 ) -> Result<Member> {
     let spec: GroupSpec = consumer.spec()?;
     let meters = Arc::new(Meters::new(&spec.topic, &spec.group));

@@ -239,18 +239,40 @@ impl fmt::Debug for States {
 
 /// What was given to the app with [`state`](crate::App::state): shared by all handlers.
 #[derive(Debug)]
-pub struct State<T>(pub Arc<T>);
+pub struct State<T> {
+    shared: Arc<T>,
+}
+
+impl<T> State<T> {
+    /// For calling a handler in a test of its own.
+    pub fn new(value: T) -> Self {
+        Arc::new(value).into()
+    }
+
+    /// The value itself, to hand on to a task.
+    pub fn shared(&self) -> Arc<T> {
+        self.shared.clone()
+    }
+}
+
+impl<T> From<Arc<T>> for State<T> {
+    fn from(shared: Arc<T>) -> Self {
+        State { shared }
+    }
+}
 
 impl<T> Deref for State<T> {
     type Target = T;
     fn deref(&self) -> &T {
-        &self.0
+        &self.shared
     }
 }
 
 impl<T> Clone for State<T> {
     fn clone(&self) -> Self {
-        State(self.0.clone())
+        State {
+            shared: self.shared.clone(),
+        }
     }
 }
 
@@ -263,7 +285,7 @@ impl<T: Send + Sync + 'static> Extract for State<T> {
         setup.state::<T>();
     }
     fn extract(cx: &Context) -> Result<Self, Failure> {
-        cx.state().map(State).ok_or_else(no_state::<T>)
+        cx.state().map(State::from).ok_or_else(no_state::<T>)
     }
 }
 
@@ -272,7 +294,7 @@ impl<T: Send + Sync + 'static> BatchExtract for State<T> {
         setup.state::<T>();
     }
     fn extract(cx: &BatchContext) -> Result<Self, Failure> {
-        cx.state().map(State).ok_or_else(no_state::<T>)
+        cx.state().map(State::from).ok_or_else(no_state::<T>)
     }
 }
 

@@ -53,6 +53,10 @@ struct Shards {
 
 impl Member {
     /// Runs until it is told to stop, or the engine takes nothing more.
+    ///
+    /// # Errors
+    ///
+    /// Why the engine takes nothing more.
     pub(crate) async fn run(mut self) -> Result<()> {
         let (failed, mut failures) = mpsc::unbounded_channel();
         let concurrency = self.consumer.options.concurrency;
@@ -171,6 +175,7 @@ impl Member {
                 leases: leases.clone(),
                 inbox: input,
                 signal: signals,
+                stop: self.stop.clone(),
                 backlog: backlog.clone(),
                 permits: permits.clone(),
                 failed: failed.clone(),
@@ -201,11 +206,8 @@ impl Shards {
         self.retired.push(port);
     }
 
-    /// Lets all shards finish within the time; what then still runs is dropped.
+    /// Waits until all shards have finished, which they do by themselves within the time; what then still runs is dropped.
     async fn finish(&mut self, until: Instant) {
-        for port in self.ports.values().chain(&self.retired) {
-            port.signal.send_replace(Signal::Finish(until));
-        }
         let joined = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout_at((until + OVERTIME).into(), joined)
             .await

@@ -18,7 +18,7 @@ use strait_core::{Engine, EngineId, Name};
 
 pub(crate) use handle::{Drive, Each, Many};
 pub(crate) use leases::{LeaseThread, ShardLeases};
-pub(crate) use member::Member;
+pub(crate) use member::{Member, Stop};
 pub(crate) use shard::Ending;
 
 use crate::backoff::Backoff;

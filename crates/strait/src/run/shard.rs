@@ -18,7 +18,7 @@ use tokio::time::{sleep_until, timeout};
 
 use super::keys::{Admit, Keys};
 use super::settle::{Ends, Settled, Settler};
-use super::{ConsumerCx, ShardLeases};
+use super::{ConsumerCx, ShardLeases, Stop};
 use crate::handler::BatchSize;
 
 /// Messages that may be kept because their key is busy.
@@ -96,6 +96,7 @@ pub(crate) struct ShardCx {
     pub(super) leases: Arc<ShardLeases>,
     pub(super) inbox: mpsc::UnboundedReceiver<Input>,
     pub(super) signal: watch::Receiver<Signal>,
+    pub(super) stop: Stop,
     pub(super) backlog: Arc<Backlog>,
     pub(super) permits: Option<Arc<Semaphore>>,
     pub(super) failed: mpsc::UnboundedSender<Error>,
@@ -257,6 +258,10 @@ where
                 let _ = self.cx.failed.send(error);
                 return;
             }
+            let stop = *self.cx.stop.borrow();
+            if let Some(until) = stop {
+                return self.finish(until).await;
+            }
             let signal = *self.cx.signal.borrow_and_update();
             match signal {
                 // Without its member a shard has nobody to settle for.
@@ -363,7 +368,7 @@ where
     /// Waits until the next message can be offered; `false` when the shard is to end.
     async fn place(&mut self) -> bool {
         loop {
-            if self.fatal.is_some() || self.cx.signal.has_changed().unwrap_or(true) {
+            if self.is_ending() {
                 return false;
             }
             if self.gathering_is_due() && self.may_begin() {
@@ -377,6 +382,13 @@ where
                 self.wait(false).await;
             }
         }
+    }
+
+    fn is_ending(&self) -> bool {
+        let changed = |has_changed: Result<bool, _>| has_changed.unwrap_or(true);
+        self.fatal.is_some()
+            || changed(self.cx.signal.has_changed())
+            || changed(self.cx.stop.has_changed())
     }
 
     fn has_place(&mut self) -> bool {
@@ -557,7 +569,8 @@ where
         let timer = self.gathered_by.filter(|_| !self.gathering.is_empty());
         tokio::select! {
             biased;
-            _ = changed(&mut self.cx.signal) => Event::Signal,
+            () = changed(&mut self.cx.signal) => Event::Signal,
+            () = changed(&mut self.cx.stop) => Event::Signal,
             settled = self.settler.next(), if self.settler.has_commits() => Event::Settled(settled),
             Some((endings, begun)) = self.running.next() => Event::Ended(endings, begun),
             permit = acquire(permits), if wants_permit => Event::Permit(permit),
@@ -644,7 +657,7 @@ where
         self.keys.drain();
         loop {
             tokio::select! {
-                _ = changed(&mut self.cx.signal) => return,
+                () = changed(&mut self.cx.stop) => return,
                 ended = self.running.next() => if ended.is_none() { return },
             }
         }
@@ -652,7 +665,7 @@ where
 }
 
 /// Waits for another signal (a member that is gone is one, too), and leaves it to be seen.
-async fn changed(signal: &mut watch::Receiver<Signal>) {
+async fn changed<T>(signal: &mut watch::Receiver<T>) {
     if signal.changed().await.is_ok() {
         signal.mark_changed();
     }
