@@ -84,7 +84,7 @@ fn of_struct(input: &DeriveInput, fields: &Fields) -> Result<TokenStream> {
     let key = match &key {
         Some(path) => {
             known_field(path, fields, &format!("`{ident}`"))?;
-            key_of(&quote!(self), path)
+            key_of("self", path)
         }
         None => quote!(::core::option::Option::None),
     };
@@ -264,7 +264,7 @@ fn unit(ident: &Ident, key: Option<&KeyPath>) -> Result<ThreeArms> {
 fn newtype(ident: &Ident, key: Option<&KeyPath>) -> ThreeArms {
     let key_arm = match key {
         Some(path) => {
-            let key = key_of(&quote!(inner), path);
+            let key = key_of("inner", path);
             quote!(Self::#ident(inner) => #key,)
         }
         None => quote!(Self::#ident(_) => ::core::option::Option::None,),
@@ -335,10 +335,13 @@ fn named(
     Ok((key_arm, encode_arm, decode_arm))
 }
 
-/// The key of `value`, at `path` inside it.
-fn key_of(value: &TokenStream, path: &KeyPath) -> TokenStream {
+/// The key of the variable `value`, at `path` inside it. All of it stands at the path, so that what is no key is
+/// reported there.
+fn key_of(value: &str, path: &KeyPath) -> TokenStream {
     let members = path.0.iter();
-    quote_spanned!(path.0.span()=> ::strait::Key::to_key(&#value #(.#members)*))
+    let place = path.0.span().resolved_at(Span::call_site());
+    let value = Ident::new(value, place);
+    quote_spanned!(place=> ::strait::Key::to_key(&#value #(.#members)*))
 }
 
 /// The first step of a path is a field that is there: said here, where the attribute is, and not in the expansion.

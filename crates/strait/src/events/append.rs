@@ -227,12 +227,20 @@ pub struct AppendAll<'a, M> {
     within: Option<Duration>,
 }
 
-/// The batches of one partition, and which message is in which.
+/// What goes to one partition, while it is gathered.
 #[derive(Default)]
 struct Share {
     open: Option<RecordsBuilder>,
     closed: Vec<Records>,
+    /// Which messages these are, by their place in the call.
     members: Vec<usize>,
+}
+
+/// What goes to one partition.
+struct Ready {
+    partition: u32,
+    members: Vec<usize>,
+    batches: Vec<Records>,
 }
 
 impl<'a, M: Message> AppendAll<'a, M> {
@@ -264,7 +272,7 @@ impl<'a, M: Message> AppendAll<'a, M> {
         self.messages.first().filter(|_| all).and_then(M::kind)
     }
 
-    fn prepare(&self) -> Result<Vec<(u32, Vec<usize>, Vec<Records>)>> {
+    fn prepare(&self) -> Result<Vec<Ready>> {
         let mut shares: Vec<Share> = Vec::new();
         shares.resize_with(self.topic.partitions().max(1) as usize, Share::default);
         // One turn for all that have no key: they stay together, the next call goes to the next partition.
@@ -305,19 +313,16 @@ impl<'a, M: Message> AppendAll<'a, M> {
                 )
             })?;
         }
-        let used = shares
-            .into_iter()
-            .enumerate()
-            .filter(|(_, share)| share.open.is_some());
+        let used = (0..).zip(shares).filter(|(_, share)| share.open.is_some());
         Ok(used
             .map(|(partition, share)| {
-                let Share {
-                    open,
-                    mut closed,
-                    members,
-                } = share;
-                closed.extend(open.map(RecordsBuilder::build));
-                (partition as u32, members, closed)
+                let mut batches = share.closed;
+                batches.extend(share.open.map(RecordsBuilder::build));
+                Ready {
+                    partition,
+                    members: share.members,
+                    batches,
+                }
             })
             .collect())
     }
@@ -363,11 +368,14 @@ impl<M: Message> IntoFuture for AppendAll<'_, M> {
         let topic = self.topic.raw();
         let (within, total) = (self.within, self.messages.len());
         Box::pin(async move {
-            let sends = shares.into_iter().map(|(partition, members, batches)| {
+            let sends = shares.into_iter().map(|ready| {
                 let topic = &topic;
                 async move {
+                    let Ready {
+                        partition, members, ..
+                    } = ready;
                     let mut sent = Vec::new();
-                    for records in batches {
+                    for records in ready.batches {
                         let _room =
                             room(topic.strait(), records.bytes().len(), Permit::Wait).await?;
                         match topic.append_records(partition, records).await {
