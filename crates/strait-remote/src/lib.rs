@@ -42,4 +42,4 @@ pub use inspect::inspect;
 pub use listener::{ListenOptions, Listener};
 pub use reconnect::{Connect, Connected, Reconnect, ReconnectOptions};
 pub use server::serve;
-pub use socket::{switch_off, switched_off_by};
+pub use socket::{SwitchedOff, switch_off, switched_off_by};

@@ -63,15 +63,32 @@ pub(crate) fn remove(directory: &Path) -> io::Result<()> {
     }
 }
 
-/// Says to other processes that this one, which holds the directory's lock, does not listen.
-///
-/// They learn it from the file at once; without it they would wait for the socket of an owner that is still starting.
-pub fn switch_off(directory: &Path) -> Result<()> {
+/// Says to other processes, as long as it is kept, that this one does not listen.
+#[derive(Debug)]
+pub struct SwitchedOff {
+    directory: PathBuf,
+}
+
+impl Drop for SwitchedOff {
+    fn drop(&mut self) {
+        if let Err(error) = remove(&self.directory) {
+            tracing::warn!(%error, "the note that nobody listens could not be removed");
+        }
+    }
+}
+
+/// Says to other processes that this one, which holds the directory's lock, does not listen: the file `SOCK` holds its
+/// process id instead. They learn it at once; without it they would wait for the socket of an owner that is still
+/// starting.
+pub fn switch_off(directory: &Path) -> Result<SwitchedOff> {
     let file = directory.join(SOCK);
     let named = |error| Error::io(format_args!("writing {}", file.display()), error);
     remove(directory).map_err(named)?;
     fs::write(&file, format!("{}\n", std::process::id())).map_err(named)?;
-    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(named)
+    fs::set_permissions(&file, fs::Permissions::from_mode(0o600)).map_err(named)?;
+    Ok(SwitchedOff {
+        directory: directory.to_owned(),
+    })
 }
 
 /// The process that said with [`switch_off`] that it does not listen, if the file says so.

@@ -121,6 +121,8 @@ pub mod message;
 pub mod metrics;
 mod open;
 mod out;
+#[cfg(feature = "embedded")]
+pub mod owner;
 mod report;
 mod run;
 mod target;

@@ -155,7 +155,7 @@ async fn dropping_the_listener_cuts_its_connections() {
 async fn an_owner_that_does_not_listen_says_so() {
     let directory = tempfile::tempdir().unwrap();
     assert_eq!(strait_remote::switched_off_by(directory.path()), None);
-    strait_remote::switch_off(directory.path()).unwrap();
+    let note = strait_remote::switch_off(directory.path()).unwrap();
     assert_eq!(
         strait_remote::switched_off_by(directory.path()),
         Some(std::process::id())
@@ -164,6 +164,7 @@ async fn an_owner_that_does_not_listen_says_so() {
         connect(directory.path()).await.unwrap_err().kind(),
         Kind::Unavailable
     );
-    let _listener = listen(directory.path(), &Double::new(), ListenOptions::default());
+    drop(note);
+    assert!(!directory.path().join("SOCK").exists());
     assert_eq!(strait_remote::switched_off_by(directory.path()), None);
 }
