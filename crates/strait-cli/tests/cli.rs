@@ -1,5 +1,8 @@
 //! The program as scripts and people use it: every test runs the real binary.
 
+// What a test or its helpers cannot unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::Path;

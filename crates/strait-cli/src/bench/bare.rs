@@ -11,7 +11,7 @@ use rustix::io::pwritev;
 use strait::core::{Error, Kind, Records, Result};
 use tokio::sync::oneshot;
 
-use super::load::{Sink, histogram, millis};
+use super::load::{Sink, histogram, millis, record};
 use crate::fail::Outcome;
 
 /// Length of the file; the log begins again at its start when it is full, as a log of recycled segments would.
@@ -55,7 +55,7 @@ impl BareLog {
             let start = Instant::now();
             self.write(&[IoSlice::new(&page)], u64::from(i) * 4096)?;
             rustix::fs::fdatasync(&self.file).map_err(|e| Error::io("the bare log", e.into()))?;
-            times.saturating_record(u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX));
+            record(&mut times, start)?;
         }
         Ok(millis(&times, 0.5))
     }

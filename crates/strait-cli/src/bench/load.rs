@@ -65,6 +65,14 @@ pub(super) fn millis(nanos: &Histogram<u64>, quantile: f64) -> f64 {
     (nanos.value_at_quantile(quantile) as f64 / 1e3).round() / 1e3
 }
 
+/// Records the time since `start`.
+pub(super) fn record(times: &mut Histogram<u64>, start: Instant) -> Outcome {
+    let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
+    times
+        .record(nanos)
+        .map_err(|error| Error::new(Kind::Unexpected, error.to_string()).into())
+}
+
 /// Three significant digits, any length of time.
 pub(super) fn histogram() -> Outcome<Histogram<u64>> {
     Histogram::new(3)
@@ -129,8 +137,7 @@ impl Load {
             let records = self.fill(&body)?;
             let start = Instant::now();
             sink(partition, records).await?;
-            let nanos = u64::try_from(start.elapsed().as_nanos()).unwrap_or(u64::MAX);
-            acks.saturating_record(nanos);
+            record(&mut acks, start)?;
             messages += u64::from(self.batch);
             partition = (partition + 1) % self.partitions;
         }

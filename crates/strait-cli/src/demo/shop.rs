@@ -6,14 +6,13 @@ use serde::{Deserialize, Serialize};
 use strait::{Attempt, Handled, Message, Out, State};
 
 use super::*;
-use crate::text::duration;
 
 /// How billing tries again. The pauses are short, for people who watch; without jitter, so that they can be told.
 pub(super) const RETRY: Backoff = Backoff::exponential(Duration::from_millis(500))
     .jitter(false)
     .up_to(4);
 /// How long one mail takes: slower than orders come in a busy hour.
-const MAIL_TAKES: Duration = Duration::from_millis(200);
+const MAIL_TAKES: Duration = Duration::from_millis(220);
 const CUSTOMERS: [&str; 10] = [
     "ada", "grace", "linus", "margaret", "dennis", "barbara", "ken", "radia", "alan", "edsger",
 ];
@@ -90,9 +89,9 @@ impl Shop {
             self.waiting().remove(&order.customer);
             return;
         }
-        let again = duration(RETRY.wait(attempt));
+        let again = RETRY.wait(attempt).as_secs_f64();
         self.tell(Note::new(format!(
-            "order {number}  billing  attempt {attempt} of {attempts} failed: {why}; again in {again}"
+            "order {number}  billing {attempt}/{attempts} failed: {why}; again in {again:.1} s"
         )));
         let entry = Waiting {
             order: number,
@@ -107,7 +106,7 @@ impl Shop {
         if attempt > 1 {
             self.waiting().remove(&order.customer);
             self.tell(Note::new(format!(
-                "order {}  billing  paid at attempt {attempt}",
+                "order {}  billing paid at attempt {attempt}",
                 order.order
             )));
         }

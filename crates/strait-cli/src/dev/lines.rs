@@ -9,7 +9,7 @@ use crate::fail::Outcome;
 use crate::out::Out;
 use crate::text::{count, time};
 
-/// The counts are written at most so often, and only when they changed.
+/// While something happens the counts are written at most so often; the last ones always, and only when they changed.
 const COUNTS: Duration = Duration::from_secs(5);
 
 /// Plain lines on stdout.
@@ -34,10 +34,8 @@ impl Lines {
     }
 
     fn counts(&mut self, stage: &Stage) -> Outcome {
-        let due = self
-            .counted
-            .as_ref()
-            .is_none_or(|(at, _)| at.elapsed() >= COUNTS);
+        let waited = |at: &Instant| at.elapsed() >= COUNTS || stage.is_quiet();
+        let due = self.counted.as_ref().is_none_or(|(at, _)| waited(at));
         let Some((_, now)) = stage.snapshots.back().filter(|_| due) else {
             return Ok(());
         };
@@ -72,6 +70,7 @@ impl Show for Lines {
             let text = format!("{title}: data {place}, durable: {}", stage.durability);
             self.line(Timestamp::now(), &text)?;
             for command in &stage.tries {
+                let command = command.replace('\n', " ");
                 self.line(Timestamp::now(), &format!("try: {command}"))?;
             }
         }

@@ -4,6 +4,7 @@ mod lines;
 mod screen;
 mod snapshot;
 mod view;
+mod watch;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -18,12 +19,11 @@ use crate::demo::Demo;
 use crate::fail::{Failure, Outcome};
 use crate::target::{self, Target};
 use snapshot::Snapshot;
+use watch::Watch;
 
 /// Redraws are at least this far apart.
 const FRAME: Duration = Duration::from_millis(250);
-/// How often to look while nothing happens.
-const IDLE: Duration = Duration::from_secs(1);
-/// Looks without a change after which nothing happens.
+/// Looks without a change after which nothing happens: then it waits for a write to the log.
 const QUIET_LOOKS: u32 = 8;
 /// Notes that are kept for the view.
 const NOTES: usize = 6;
@@ -82,6 +82,7 @@ pub(crate) struct Stage {
     started: Instant,
     snapshots: VecDeque<(Instant, Snapshot)>,
     notes: VecDeque<Note>,
+    /// Commands for another terminal; a long one is written on two lines, as a shell takes it.
     tries: Vec<String>,
     demo: bool,
 }
@@ -155,26 +156,31 @@ async fn show(
 ) -> Outcome {
     let interrupt = ctx.interrupt.wait();
     tokio::pin!(interrupt);
+    let directory = target::directory(&target.url);
     let mut quiet = 0;
     loop {
+        // The watch begins before the look, so that no change falls between the two.
+        let watch = (quiet >= QUIET_LOOKS).then(|| Watch::new(directory.as_deref()));
         let mut fresh = stage.look(target).await?;
         while let Ok(note) = told.try_recv() {
             fresh.push(note);
         }
         fresh.sort_by_key(|note| note.at);
-        quiet = if stage.is_quiet() && fresh.is_empty() {
-            quiet + 1
+        if stage.is_quiet() && fresh.is_empty() {
+            quiet += 1;
         } else {
-            0
-        };
-        // Rates and ages go to their last values before the picture stands still.
-        if quiet <= QUIET_LOOKS {
-            stage.remember(&fresh);
-            on.show(stage, &fresh)?;
+            quiet = 0;
         }
-        let pause = if quiet < QUIET_LOOKS { FRAME } else { IDLE };
+        stage.remember(&fresh);
+        on.show(stage, &fresh)?;
+        let pause = async {
+            if let Some(watch) = watch.filter(|_| quiet > 0) {
+                watch.changed().await;
+            }
+            tokio::time::sleep(FRAME).await;
+        };
         tokio::select! {
-            () = tokio::time::sleep(pause) => {}
+            () = pause => {}
             signal = &mut interrupt => {
                 on.end(stage)?;
                 return Err(signal);
@@ -238,7 +244,7 @@ fn tries(demo: bool, url: &str) -> Vec<String> {
         return vec![
             format!("{strait} group show billing"),
             format!("{strait} dlq ls"),
-            format!("echo '{order}' | {strait} produce orders -k ada"),
+            format!("echo '{order}' |\n{strait} produce orders -k ada"),
         ];
     }
     vec![

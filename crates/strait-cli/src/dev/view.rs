@@ -31,12 +31,8 @@ pub(super) fn lines(stage: &Stage, width: usize, paint: Paint) -> Vec<String> {
     }
     lines.push(String::new());
     lines.push(paint.bold(&cut("try in another terminal", width)));
-    lines.extend(
-        stage
-            .tries
-            .iter()
-            .map(|line| cut(&format!("  {line}"), width)),
-    );
+    let tries = stage.tries.iter().flat_map(|command| command.lines());
+    lines.extend(tries.map(|line| cut(&format!("  {line}"), width)));
     lines
 }
 
