@@ -1,0 +1,500 @@
+//! Several processes on one directory: taking over, being killed, being stopped.
+
+#![allow(clippy::unwrap_used)]
+#![cfg(feature = "embedded")]
+
+use std::collections::BTreeSet;
+use std::io::{BufRead, BufReader, Write};
+use std::path::Path;
+use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+use strait::core::events::{Append, Cursor, Events, Expected, GroupSpec, TopicSpec};
+use strait::core::{
+    Arrival, Consumer, Engine, Health, NewRecord, Outcome, Receipt, Records, RecordsBuilder, Unit,
+    Verdict,
+};
+use strait::owner::{Role, ShareOptions, Shared};
+use strait::{Kind, Name, Position, codes};
+
+const GRACE: Duration = Duration::from_secs(10);
+/// Nothing here takes this long unless it hangs.
+const LATE: Duration = Duration::from_secs(30);
+
+async fn soon<T>(event: impl Future<Output = T>) -> T {
+    tokio::time::timeout(LATE, event)
+        .await
+        .expect("it does not happen")
+}
+
+fn name(text: &str) -> Name {
+    text.parse().unwrap()
+}
+
+fn lane(shared: &Shared) -> Arc<dyn Events> {
+    shared.lanes().events.unwrap()
+}
+
+async fn open(directory: &Path) -> Shared {
+    soon(Shared::open(directory, ShareOptions::default()))
+        .await
+        .unwrap()
+}
+
+async fn is(shared: &Shared, role: impl FnMut(&Role) -> bool) {
+    soon(shared.role().wait_for(role)).await.unwrap();
+}
+
+fn owns(role: &Role) -> bool {
+    matches!(role, Role::Owner { listening: true })
+}
+
+fn visits(role: &Role) -> bool {
+    matches!(role, Role::Guest { .. })
+}
+
+fn batch(texts: &[String]) -> Records {
+    let mut builder = RecordsBuilder::new(&[]).unwrap();
+    for text in texts {
+        let body = text.as_bytes();
+        builder
+            .push(NewRecord {
+                key: Some(body),
+                body,
+                ..Default::default()
+            })
+            .unwrap();
+    }
+    builder.build()
+}
+
+fn append(partition: u32, records: Records) -> Append {
+    Append {
+        topic: name("orders"),
+        partition,
+        records,
+        expected: Expected::Any,
+        dedupe: false,
+    }
+}
+
+async fn all(events: &Arc<dyn Events>, partition: u32) -> Vec<String> {
+    let (mut found, mut position) = (Vec::new(), Position::at(0));
+    loop {
+        let cursor = Cursor {
+            topic: name("orders"),
+            partition,
+            position,
+            wait: Duration::ZERO,
+        };
+        let chunk = events.read(cursor, 1 << 20).await.unwrap();
+        if chunk.is_empty() {
+            return found;
+        }
+        found.extend(
+            chunk
+                .iter()
+                .map(|item| String::from_utf8(item.record().body().to_vec()).unwrap()),
+        );
+        position = chunk.next();
+    }
+}
+
+/// A program of its own: this test binary, in the part of `child`.
+struct Process {
+    child: Child,
+    input: ChildStdin,
+    output: BufReader<ChildStdout>,
+}
+
+impl Process {
+    /// Starts it on a directory and waits until it says that it is ready.
+    fn start(part: &str, directory: &Path) -> Self {
+        let mut child = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+            .env("STRAIT_TEST_PART", part)
+            .env("STRAIT_TEST_DIR", directory)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let (input, output) = (child.stdin.take().unwrap(), child.stdout.take().unwrap());
+        let mut process = Process {
+            child,
+            input,
+            output: BufReader::new(output),
+        };
+        process.hears("ready");
+        process
+    }
+
+    /// Reads until it has said this; gives the line.
+    fn hears(&mut self, word: &str) -> String {
+        let mut line = String::new();
+        while self.output.read_line(&mut line).unwrap() > 0 {
+            if line.contains(word) {
+                return line;
+            }
+            line.clear();
+        }
+        panic!("the process ended before it said `{word}`");
+    }
+
+    fn tell(&mut self, line: &str) {
+        writeln!(self.input, "{line}").unwrap();
+    }
+
+    fn send(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// The part of another process; nothing when the tests run.
+#[test]
+fn child() {
+    let Ok(part) = std::env::var("STRAIT_TEST_PART") else {
+        return;
+    };
+    let directory = std::env::var("STRAIT_TEST_DIR").unwrap();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap();
+    runtime.block_on(async move {
+        let shared = open(directory.as_ref()).await;
+        match part.as_str() {
+            "owner" => {
+                say("ready");
+                std::future::pending::<()>().await;
+            }
+            "member" => member(shared).await,
+            _ => panic!("no such part"),
+        }
+    });
+}
+
+fn say(line: &str) {
+    // Not `println!`: the harness would keep it back.
+    let mut out = std::io::stdout();
+    writeln!(out, "{line}").unwrap();
+    out.flush().unwrap();
+}
+
+fn short_lease() -> GroupSpec {
+    GroupSpec {
+        lease: Duration::from_millis(500),
+        ..GroupSpec::new(name("billing"), name("orders"))
+    }
+}
+
+/// Takes one message, says so, and settles it when it is told to.
+async fn member(shared: Shared) {
+    let mut consumer = lane(&shared).join(short_lease()).await.unwrap();
+    say("ready");
+    let receipt = first_receipt(&mut consumer).await;
+    say("took it");
+    tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
+        .await
+        .unwrap()
+        .unwrap();
+    let outcome = shared
+        .commit(vec![Unit::settle(receipt, Verdict::Done)])
+        .await
+        .pop()
+        .unwrap();
+    say(&format!("settling gave {outcome:?}"));
+    // It lost its partition, and joins again by itself.
+    while !matches!(consumer.next(1, 1 << 20).await.unwrap(), Arrival::Lost(_)) {}
+    say("lost it");
+    while !matches!(
+        consumer.next(1, 1 << 20).await.unwrap(),
+        Arrival::Assigned(_)
+    ) {}
+    say("has one again");
+    std::future::pending::<()>().await;
+}
+
+async fn first_receipt(consumer: &mut Consumer) -> Receipt {
+    loop {
+        match consumer.next(1, 1 << 20).await.unwrap() {
+            Arrival::Run(_, receipt) => return receipt,
+            Arrival::Each(mut each) => return each.remove(0).receipt,
+            _ => {}
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_first_owns_and_the_others_visit_until_it_goes() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = open(directory.path()).await;
+    is(&owner, owns).await;
+    lane(&owner)
+        .declare(TopicSpec::new(name("orders")).partitions(1))
+        .await
+        .unwrap();
+    let mut others = Vec::new();
+    for number in 0..3 {
+        let other = open(directory.path()).await;
+        is(&other, visits).await;
+        assert_eq!(other.id(), owner.id());
+        lane(&other)
+            .append(append(0, batch(&[format!("{number}")])))
+            .await
+            .unwrap();
+        others.push(other);
+    }
+    let role = others[0].role().borrow().to_string();
+    assert!(
+        role.contains(&format!("pid {}", std::process::id())),
+        "{role}"
+    );
+    owner.close(GRACE).await;
+    // One of them gets the lock, the others go to it; each works on.
+    let next = async {
+        for other in &others {
+            other
+                .role()
+                .wait_for(|role| *role != Role::Between)
+                .await
+                .unwrap();
+            lane(other)
+                .append(append(0, batch(&["after".into()])))
+                .await
+                .unwrap();
+        }
+    };
+    soon(next).await;
+    let owners = others
+        .iter()
+        .filter(|other| owns(&other.role().borrow()))
+        .count();
+    assert_eq!(owners, 1);
+    for other in &others {
+        assert_eq!(
+            all(&lane(other), 0).await,
+            ["0", "1", "2", "after", "after", "after"]
+        );
+        assert_eq!(*other.health().borrow(), Health::Up);
+    }
+}
+
+#[tokio::test]
+async fn what_is_under_way_when_the_owner_is_killed_happens_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let mut owner = Process::start("owner", directory.path());
+    let guest = open(directory.path()).await;
+    is(&guest, visits).await;
+    lane(&guest)
+        .declare(TopicSpec::new(name("orders")).partitions(1))
+        .await
+        .unwrap();
+    // Eight producers, each with one batch under way at any moment.
+    let (stop, stopped) = tokio::sync::watch::channel(false);
+    let (acked, mut acks) = tokio::sync::mpsc::unbounded_channel();
+    let mut producers = tokio::task::JoinSet::new();
+    for producer in 0..8 {
+        let (events, stopped, acked) = (lane(&guest), stopped.clone(), acked.clone());
+        producers.spawn(async move {
+            for number in 0.. {
+                if *stopped.borrow() {
+                    return;
+                }
+                let texts: Vec<String> = (0..3)
+                    .map(|part| format!("{producer}.{number}.{part}"))
+                    .collect();
+                let sent = events.append(append(0, batch(&texts))).await.unwrap();
+                assert!(!sent.duplicate);
+                acked.send(texts).unwrap();
+            }
+        });
+    }
+    drop(acked);
+    let mut stored = BTreeSet::new();
+    for _ in 0..200 {
+        stored.extend(soon(acks.recv()).await.unwrap());
+    }
+    owner.send(Signal::KILL);
+    owner.child.wait().unwrap();
+    is(&guest, owns).await;
+    for _ in 0..200 {
+        stored.extend(soon(acks.recv()).await.unwrap());
+    }
+    stop.send_replace(true);
+    while let Some(ended) = soon(producers.join_next()).await {
+        ended.unwrap();
+    }
+    while let Some(texts) = acks.recv().await {
+        stored.extend(texts);
+    }
+    let found = all(&lane(&guest), 0).await;
+    let distinct: BTreeSet<_> = found.iter().cloned().collect();
+    assert_eq!(found.len(), distinct.len(), "something is there twice");
+    assert_eq!(distinct, stored, "what is there is what was acknowledged");
+}
+
+#[tokio::test]
+async fn consumers_join_again_when_the_owner_is_killed() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = Process::start("owner", directory.path());
+    let guest = open(directory.path()).await;
+    lane(&guest)
+        .declare(TopicSpec::new(name("orders")).partitions(1))
+        .await
+        .unwrap();
+    lane(&guest)
+        .append(append(0, batch(&["one".into()])))
+        .await
+        .unwrap();
+    let mut consumer = lane(&guest).join(short_lease()).await.unwrap();
+    let before = soon(first_receipt(&mut consumer)).await;
+    owner.send(Signal::KILL);
+    let mut seen = Vec::new();
+    let after = loop {
+        match soon(consumer.next(1, 1 << 20)).await.unwrap() {
+            Arrival::Each(mut each) => {
+                assert_eq!(each[0].attempt, 2);
+                break each.remove(0).receipt;
+            }
+            Arrival::Run(..) => panic!("the death of the owner counts as an attempt"),
+            other => seen.push(format!("{other:?}")),
+        }
+    };
+    assert_eq!(seen, ["Lost(0)", "Assigned(0)"]);
+    let settle = |receipt| guest.commit(vec![Unit::settle(receipt, Verdict::Done)]);
+    assert!(matches!(settle(before).await[..], [Outcome::Fenced]));
+    assert!(matches!(settle(after).await[..], [Outcome::Applied(_)]));
+}
+
+#[tokio::test]
+async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = open(directory.path()).await;
+    let events = lane(&owner);
+    events
+        .declare(TopicSpec::new(name("orders")).partitions(1))
+        .await
+        .unwrap();
+    events
+        .append(append(0, batch(&["one".into()])))
+        .await
+        .unwrap();
+    let mut stopped = Process::start("member", directory.path());
+    stopped.hears("took it");
+    stopped.send(Signal::STOP);
+    // Another member gets the partition and the message.
+    let mut consumer = events.join(short_lease()).await.unwrap();
+    let receipt = soon(first_receipt(&mut consumer)).await;
+    stopped.tell("settle");
+    stopped.send(Signal::CONT);
+    let line = stopped.hears("settling gave");
+    assert!(!line.contains("Applied"), "{line}");
+    assert!(matches!(
+        owner
+            .commit(vec![Unit::settle(receipt, Verdict::Done)])
+            .await[..],
+        [Outcome::Applied(_)]
+    ));
+    stopped.hears("lost it");
+    consumer.control.leave();
+    stopped.hears("has one again");
+    let group = events.group(name("billing"), name("orders")).await.unwrap();
+    assert_eq!(group.lag(), 0);
+}
+
+#[tokio::test]
+async fn a_member_that_is_killed_makes_room_at_once() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = open(directory.path()).await;
+    let events = lane(&owner);
+    events
+        .declare(TopicSpec::new(name("orders")).partitions(1))
+        .await
+        .unwrap();
+    events
+        .append(append(0, batch(&["one".into()])))
+        .await
+        .unwrap();
+    let mut killed = Process::start("member", directory.path());
+    killed.hears("took it");
+    let mut consumer = events.join(short_lease()).await.unwrap();
+    killed.send(Signal::KILL);
+    let receipt = soon(first_receipt(&mut consumer)).await;
+    assert!(matches!(
+        owner
+            .commit(vec![Unit::settle(receipt, Verdict::Done)])
+            .await[..],
+        [Outcome::Applied(_)]
+    ));
+}
+
+#[tokio::test]
+async fn an_owner_that_does_not_share_is_named_or_waited_for() {
+    let directory = tempfile::tempdir().unwrap();
+    let alone = ShareOptions {
+        listen: false,
+        ..ShareOptions::default()
+    };
+    let owner = Shared::open(directory.path(), alone).await.unwrap();
+    assert_eq!(*owner.role().borrow(), Role::Owner { listening: false });
+    let error = Shared::open(directory.path(), ShareOptions::default())
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Conflict);
+    assert!(error.is(codes::LOCKED), "{error:?}");
+    assert!(
+        error
+            .context()
+            .contains(&("pid", std::process::id().to_string())),
+        "{error:?}"
+    );
+    assert!(
+        error
+            .context()
+            .iter()
+            .any(|(name, value)| *name == "program" && value.contains("owner")),
+        "{error:?}"
+    );
+    let wait = ShareOptions {
+        wait_for_lock: Some(LATE),
+        ..ShareOptions::default()
+    };
+    let path = directory.path().to_owned();
+    let waiting = tokio::spawn(async move { Shared::open(path, wait).await });
+    lane(&owner)
+        .declare(TopicSpec::new(name("orders")))
+        .await
+        .unwrap();
+    assert!(!waiting.is_finished());
+    owner.close(GRACE).await;
+    let next = soon(waiting).await.unwrap().unwrap();
+    assert_eq!(*next.role().borrow(), Role::Owner { listening: true });
+    assert_eq!(lane(&next).topics().await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn dropping_the_owner_without_close_lets_go_of_the_directory() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = open(directory.path()).await;
+    lane(&owner)
+        .declare(TopicSpec::new(name("orders")))
+        .await
+        .unwrap();
+    let guest = open(directory.path()).await;
+    drop(owner);
+    is(&guest, owns).await;
+    assert_eq!(lane(&guest).topics().await.unwrap().len(), 1);
+    assert!(directory.path().join("SOCK").exists());
+    guest.close(GRACE).await;
+    assert!(!directory.path().join("SOCK").exists());
+}
