@@ -134,7 +134,8 @@ pub(crate) struct AppendOp {
 pub(crate) struct KeyStep {
     pub(crate) key: u128,
     pub(crate) version: u64,
-    pub(crate) previous: Option<u64>,
+    /// Where its record before this one is: partition and offset.
+    pub(crate) previous: Option<(u32, u64)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -215,9 +216,17 @@ impl Op<'_> {
                 partition,
                 start,
             } => {
-                out.push(tag::TRIM);
-                put_place(out, *topic, *partition, *start);
+                put_place(out, tag::TRIM, *topic, *partition, *start);
             }
+            Op::Claim { .. } | Op::StoreOnce { .. } | Op::ForgetClaim { .. } => {
+                self.encode_ledger(out);
+            }
+            _ => self.encode_group(out),
+        }
+    }
+
+    fn encode_group(&self, out: &mut Vec<u8>) {
+        match self {
             Op::PutGroup {
                 id,
                 topic,
@@ -234,10 +243,7 @@ impl Op<'_> {
                 out.push(tag::DELETE_GROUP);
                 put_u64(out, u64::from(*id));
             }
-            Op::Seek { group, shard, to } => {
-                out.push(tag::SEEK);
-                put_place(out, *group, *shard, *to);
-            }
+            Op::Seek { group, shard, to } => put_place(out, tag::SEEK, *group, *shard, *to),
             Op::Grant {
                 group,
                 shard,
@@ -268,8 +274,7 @@ impl Op<'_> {
                 offset,
                 parked,
             } => {
-                out.push(tag::PARK);
-                put_place(out, *group, *shard, *offset);
+                put_place(out, tag::PARK, *group, *shard, *offset);
                 parked.encode(out);
             }
             Op::Dead {
@@ -278,8 +283,7 @@ impl Op<'_> {
                 offset,
                 dead,
             } => {
-                out.push(tag::DEAD);
-                put_place(out, *group, *shard, *offset);
+                put_place(out, tag::DEAD, *group, *shard, *offset);
                 dead.encode(out);
             }
             Op::Redrive { group, number } => {
@@ -287,6 +291,17 @@ impl Op<'_> {
                 put_u64(out, u64::from(*group));
                 put_u64(out, *number);
             }
+            _ => unreachable!("`encode` sends only operations of groups here"),
+        }
+    }
+
+    fn encode_ledger(&self, out: &mut Vec<u8>) {
+        let put_key = |out: &mut Vec<u8>, tag: u8, scope: &str, key: &str| {
+            out.push(tag);
+            put_bytes(out, scope.as_bytes());
+            put_bytes(out, key.as_bytes());
+        };
+        match self {
             Op::Claim {
                 scope,
                 key,
@@ -294,9 +309,7 @@ impl Op<'_> {
                 token,
                 until,
             } => {
-                out.push(tag::CLAIM);
-                put_bytes(out, scope.as_bytes());
-                put_bytes(out, key.as_bytes());
+                put_key(out, tag::CLAIM, scope, key);
                 put_bytes(out, holder.as_bytes());
                 put_u64(out, *token);
                 put_i64(out, *until);
@@ -307,17 +320,12 @@ impl Op<'_> {
                 result,
                 expires,
             } => {
-                out.push(tag::STORE_ONCE);
-                put_bytes(out, scope.as_bytes());
-                put_bytes(out, key.as_bytes());
+                put_key(out, tag::STORE_ONCE, scope, key);
                 put_bytes(out, result);
                 put_i64(out, *expires);
             }
-            Op::ForgetClaim { scope, key } => {
-                out.push(tag::FORGET_CLAIM);
-                put_bytes(out, scope.as_bytes());
-                put_bytes(out, key.as_bytes());
-            }
+            Op::ForgetClaim { scope, key } => put_key(out, tag::FORGET_CLAIM, scope, key),
+            _ => unreachable!("`encode` sends only operations of the ledger here"),
         }
     }
 
@@ -342,74 +350,92 @@ impl Op<'_> {
                 partition: r.u32()?,
                 start: r.u64()?,
             },
-            tag::PUT_GROUP => Op::PutGroup {
-                id: r.u32()?,
-                topic: r.u32()?,
-                name: r.str()?,
-                settings: GroupSettings::decode(r)?,
-            },
-            tag::DELETE_GROUP => Op::DeleteGroup { id: r.u32()? },
-            tag::SEEK => Op::Seek {
-                group: r.u32()?,
-                shard: r.u32()?,
-                to: r.u64()?,
-            },
-            tag::GRANT | tag::DONE | tag::RELEASE => {
-                let (group, shard, first, count) = (r.u32()?, r.u32()?, r.u64()?, r.u32()?);
-                match tag {
-                    tag::GRANT => Op::Grant {
-                        group,
-                        shard,
-                        first,
-                        count,
-                    },
-                    tag::DONE => Op::Done {
-                        group,
-                        shard,
-                        first,
-                        count,
-                    },
-                    _ => Op::Release {
-                        group,
-                        shard,
-                        first,
-                        count,
-                    },
-                }
+            32..=63 => Op::decode_group(tag, r)?,
+            64..=79 => Op::decode_ledger(tag, r)?,
+            _ => return Err(Malformed),
+        })
+    }
+
+    fn decode_group<'a>(tag: u8, r: &mut Reader<'a>) -> Decoded<Op<'a>> {
+        let group = r.u32()?;
+        match tag {
+            tag::PUT_GROUP => {
+                let (topic, name) = (r.u32()?, r.str()?);
+                let settings = GroupSettings::decode(r)?;
+                return Ok(Op::PutGroup {
+                    id: group,
+                    topic,
+                    name,
+                    settings,
+                });
             }
+            tag::DELETE_GROUP => return Ok(Op::DeleteGroup { id: group }),
+            tag::REDRIVE => {
+                return Ok(Op::Redrive {
+                    group,
+                    number: r.u64()?,
+                });
+            }
+            _ => {}
+        }
+        let (shard, first) = (r.u32()?, r.u64()?);
+        Ok(match tag {
+            tag::SEEK => Op::Seek {
+                group,
+                shard,
+                to: first,
+            },
+            tag::GRANT => Op::Grant {
+                group,
+                shard,
+                first,
+                count: r.u32()?,
+            },
+            tag::DONE => Op::Done {
+                group,
+                shard,
+                first,
+                count: r.u32()?,
+            },
+            tag::RELEASE => Op::Release {
+                group,
+                shard,
+                first,
+                count: r.u32()?,
+            },
             tag::PARK => Op::Park {
-                group: r.u32()?,
-                shard: r.u32()?,
-                offset: r.u64()?,
+                group,
+                shard,
+                offset: first,
                 parked: ParkOp::decode(r)?,
             },
             tag::DEAD => Op::Dead {
-                group: r.u32()?,
-                shard: r.u32()?,
-                offset: r.u64()?,
+                group,
+                shard,
+                offset: first,
                 dead: DeadOp::decode(r)?,
             },
-            tag::REDRIVE => Op::Redrive {
-                group: r.u32()?,
-                number: r.u64()?,
-            },
+            _ => return Err(Malformed),
+        })
+    }
+
+    fn decode_ledger<'a>(tag: u8, r: &mut Reader<'a>) -> Decoded<Op<'a>> {
+        let (scope, key) = (r.str()?, r.str()?);
+        Ok(match tag {
             tag::CLAIM => Op::Claim {
-                scope: r.str()?,
-                key: r.str()?,
+                scope,
+                key,
                 holder: r.str()?,
                 token: r.u64()?,
                 until: r.i64()?,
             },
             tag::STORE_ONCE => Op::StoreOnce {
-                scope: r.str()?,
-                key: r.str()?,
+                scope,
+                key,
                 result: r.bytes()?,
                 expires: r.i64()?,
             },
-            tag::FORGET_CLAIM => Op::ForgetClaim {
-                scope: r.str()?,
-                key: r.str()?,
-            },
+            tag::FORGET_CLAIM => Op::ForgetClaim { scope, key },
             _ => return Err(Malformed),
         })
     }
@@ -420,28 +446,28 @@ impl Op<'_> {
     }
 }
 
-fn put_place(out: &mut Vec<u8>, object: u32, shard: u32, offset: u64) {
+fn put_place(out: &mut Vec<u8>, tag: u8, object: u32, shard: u32, offset: u64) {
+    out.push(tag);
     put_u64(out, u64::from(object));
     put_u64(out, u64::from(shard));
     put_u64(out, offset);
 }
 
 fn put_range(out: &mut Vec<u8>, tag: u8, group: GroupId, shard: u32, first: u64, count: u32) {
-    out.push(tag);
-    put_place(out, group, shard, first);
+    put_place(out, tag, group, shard, first);
     put_u64(out, u64::from(count));
 }
 
 impl AppendOp {
     fn encode(&self, out: &mut Vec<u8>) {
-        out.push(if !self.versions.is_empty() {
+        let tag = if !self.versions.is_empty() {
             tag::APPEND_VERSIONS
         } else if !self.ids.is_empty() {
             tag::APPEND_IDS
         } else {
             tag::APPEND
-        });
-        put_place(out, self.topic, self.partition, self.first);
+        };
+        put_place(out, tag, self.topic, self.partition, self.first);
         put_u64(out, u64::from(self.count));
         put_i64(out, self.time);
         if self.ids.is_empty() && self.versions.is_empty() {
@@ -453,7 +479,10 @@ impl AppendOp {
             put_u64(out, step.version);
             if step.version > 0 {
                 put_u128(out, step.key);
-                put_option(out, step.previous);
+                put_option(out, step.previous.map(|(_, offset)| offset));
+                if let Some((partition, _)) = step.previous {
+                    put_u64(out, u64::from(partition));
+                }
             }
         }
     }
@@ -478,20 +507,33 @@ impl AppendOp {
                 return Err(Malformed);
             }
             for _ in 0..op.count {
-                let version = r.u64()?;
-                let (key, previous) = if version > 0 {
-                    (r.u128()?, r.option()?)
-                } else {
-                    (0, None)
-                };
-                op.versions.push(KeyStep {
-                    key,
-                    version,
-                    previous,
-                });
+                op.versions.push(KeyStep::decode(r)?);
             }
         }
         Ok(op)
+    }
+}
+
+impl KeyStep {
+    fn decode(r: &mut Reader<'_>) -> Decoded<KeyStep> {
+        let version = r.u64()?;
+        if version == 0 {
+            return Ok(KeyStep {
+                key: 0,
+                version,
+                previous: None,
+            });
+        }
+        let key = r.u128()?;
+        let previous = match r.option()? {
+            Some(offset) => Some((r.u32()?, offset)),
+            None => None,
+        };
+        Ok(KeyStep {
+            key,
+            version,
+            previous,
+        })
     }
 }
 
@@ -614,7 +656,7 @@ mod tests {
         let step = KeyStep {
             key: 5,
             version: 2,
-            previous: Some(0),
+            previous: Some((3, 0)),
         };
         let none = KeyStep {
             key: 0,

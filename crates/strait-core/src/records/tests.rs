@@ -1,4 +1,5 @@
 use super::*;
+use crate::error::codes;
 use proptest::prelude::*;
 
 type Owned = (
