@@ -1,5 +1,6 @@
 //! Runs the cases: picks them by capability, gives each its own engine and runtime, and reports as libtest does.
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,7 +12,7 @@ use strait_core::{Engine, Error, Kind};
 use crate::cases::{self, Case};
 use crate::fault::{Check, Fault};
 use crate::lab::Lab;
-use crate::target::Target;
+use crate::target::{Harness, Target};
 
 /// After so many times the target's patience a case has failed: a call that never answers would hang for ever.
 const CASE_LIMIT: u32 = 4;
@@ -35,10 +36,11 @@ impl Suite {
         Suite::default()
     }
 
-    /// All cases of the events lane, named `<target>::<case>`.
+    /// The cases of the events lane that apply to the target, named `<target>::<case>`. Those that do not are told on
+    /// standard error, in one line for each reason.
     pub fn events(mut self, target: Target) -> Self {
-        let caps = match runtime().and_then(|rt| rt.block_on(probe(&target))) {
-            Ok(caps) => caps,
+        let (caps, harness) = match runtime().and_then(|rt| rt.block_on(probe(&target))) {
+            Ok(probed) => probed,
             Err(fault) => {
                 let name = format!("{}::opens", target.name());
                 self.trials
@@ -46,19 +48,15 @@ impl Suite {
                 return self;
             }
         };
+        let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
         for case in cases::all().into_iter().filter(|case| !case.is_void(&caps)) {
-            let name = format!("{}::{}", target.name(), case.name);
-            let (target, left_out) = (target.clone(), case.left_out(&caps));
-            self.trials.push(Trial::ignorable_test(name, move || {
-                if let Some(why) = left_out {
-                    return Ok(Completion::ignored_with(why));
-                }
-                match run(&target, &case) {
-                    Ok(()) => Ok(Completion::Completed),
-                    Err(fault) if fault.is_skip() => Ok(Completion::ignored_with(fault)),
-                    Err(fault) => Err(Failed::from(fault)),
-                }
-            }));
+            match case.left_out(&caps, &harness) {
+                Some(why) => *left_out.entry(why).or_default() += 1,
+                None => self.trials.push(trial(&target, case)),
+            }
+        }
+        for (why, count) in left_out {
+            eprintln!("{}: cases left out: {count}, {why}", target.name());
         }
         self
     }
@@ -80,6 +78,16 @@ impl Suite {
         arguments.test_threads.get_or_insert(THREADS);
         libtest_mimic::run(&arguments, self.trials).exit_code()
     }
+}
+
+fn trial(target: &Target, case: Case) -> Trial {
+    let name = format!("{}::{}", target.name(), case.name);
+    let target = target.clone();
+    Trial::ignorable_test(name, move || match run(&target, &case) {
+        Ok(()) => Ok(Completion::Completed),
+        Err(fault) if fault.is_skip() => Ok(Completion::ignored_with(fault)),
+        Err(fault) => Err(Failed::from(fault)),
+    })
 }
 
 /// The names of all cases of the events lane.
@@ -110,13 +118,14 @@ fn run(target: &Target, case: &Case) -> Check {
     })
 }
 
-async fn probe(target: &Target) -> Check<Caps> {
+async fn probe(target: &Target) -> Check<(Caps, Harness)> {
     let harness = target.fresh().await?;
     let engine: Arc<dyn Engine> = harness.engine.clone();
     let lane = engine.lanes().events;
     let caps = lane.map(|events| events.caps());
     engine.close(Duration::from_secs(1)).await;
-    Ok(caps.ok_or_else(|| Error::new(Kind::Unsupported, "the engine offers no events lane"))?)
+    let missing = || Error::new(Kind::Unsupported, "the engine offers no events lane");
+    Ok((caps.ok_or_else(missing)?, harness))
 }
 
 fn runtime() -> Check<tokio::runtime::Runtime> {

@@ -60,7 +60,7 @@ impl fmt::Debug for Target {
     }
 }
 
-/// An engine for one case. Cases that need a hook which is not given are reported as ignored.
+/// An engine for one case. Cases that need a hook which is not given are left out.
 #[derive(Clone)]
 pub struct Harness {
     pub(crate) engine: Arc<dyn Engine>,

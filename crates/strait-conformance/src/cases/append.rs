@@ -32,8 +32,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("append_partitions_apart", partitions_apart),
         case("append_concurrent", concurrent),
         case("append_concurrent_batches", concurrent_batches),
-        case("append_survives_reopen", survives_reopen),
-        case("append_survives_kill", survives_kill),
+        case("append_survives_reopen", survives_reopen).reopens(),
+        case("append_survives_kill", survives_kill).kills(),
     ]
 }
 

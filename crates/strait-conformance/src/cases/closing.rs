@@ -20,9 +20,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("close_ends_consumers", ends_consumers),
         case("close_ends_waiting_reads", ends_waiting_reads),
         case("close_twice", twice),
-        case("close_finishes_writes", finishes_writes),
+        case("close_finishes_writes", finishes_writes).reopens(),
         case("close_shows_in_health", shows_in_health),
-        case("reopen_is_the_same_store", same_store),
+        case("reopen_is_the_same_store", same_store).reopens(),
     ]
 }
 

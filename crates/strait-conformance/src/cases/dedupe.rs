@@ -21,7 +21,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("dedupe_is_per_topic", is_per_topic),
         case("dedupe_concurrent", concurrent),
         case("dedupe_window_ends", window_ends),
-        case("dedupe_survives_reopen", survives_reopen),
+        case("dedupe_survives_reopen", survives_reopen).reopens(),
         case("dedupe_effect", effect).needs(Need::AtomicEffects),
     ]
     .into_iter()

@@ -19,7 +19,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("expected_key_version_concurrent", key_version_concurrent),
         case("expected_key_version_needs_versions", needs_versions),
         case("expected_key_version_of_mixed_keys", mixed_keys),
-        case("expected_key_version_survives_reopen", survives_reopen),
+        case("expected_key_version_survives_reopen", survives_reopen).reopens(),
     ];
     let position = position.map(|case| case.needs(Need::ExpectedPosition));
     let version = version.map(|case| case.needs(Need::ExpectedKeyVersion));

@@ -8,7 +8,7 @@ use strait_core::{Arrival, Delivery, Unit, Verdict};
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
 use crate::lab::{Lab, QUIET, body, must_be_fenced, outgoing};
-use crate::member::Member;
+use crate::member::{Member, Seen};
 
 const LEASE: Duration = Duration::from_millis(300);
 
@@ -22,13 +22,18 @@ pub(super) fn cases() -> Vec<Case> {
         case("receipt_dropped_comes_back", dropped_comes_back),
         case("receipt_dropped_in_part", dropped_in_part),
         case("receipt_dropped_counts_to_the_limit", dropped_counts).needs(Need::DeadLetters),
+        case("receipts_lost_twice_in_two_shards", lost_twice),
         case("leaving_counts_only_what_was_out", counts_only_what_was_out),
         case("leaving_in_the_middle_of_a_poll", in_the_middle_of_a_poll),
         case("release_spends_no_attempt", release_spends_none),
         case("release_over_and_over", release_over_and_over),
         case("fence_of_a_moved_group", moved_group).needs(Need::Fencing),
-        case("fence_of_an_earlier_incarnation", earlier_incarnation).needs(Need::Fencing),
-        case("fence_after_a_kill", after_a_kill).needs(Need::Fencing),
+        case("fence_of_an_earlier_incarnation", earlier_incarnation)
+            .reopens()
+            .needs(Need::Fencing),
+        case("fence_after_a_kill", after_a_kill)
+            .kills()
+            .needs(Need::Fencing),
         case("fenced_unit_has_no_effects", no_effects)
             .needs(Need::Fencing)
             .needs(Need::AtomicEffects),
@@ -219,6 +224,42 @@ async fn dropped_counts(lab: Lab) -> Check {
         check_eq!(letter.attempts, 2, "attempts of a dead letter");
     }
     member.quiet(QUIET).await
+}
+
+/// A message that was lost twice may be handled with care, but never holds up another member's for longer than itself.
+async fn lost_twice(lab: Lab) -> Check {
+    let topic = lab.topic(2).await?;
+    lab.put(&topic, 0, &["a"]).await?;
+    lab.put(&topic, 1, &["b"]).await?;
+    let (spec, mut first) = lab.consume(&topic).await?;
+    let mut lost = [0, 0];
+    while lost != [2, 2] {
+        let delivery = first.delivery().await?;
+        let shard = delivery.message.partition() as usize;
+        match lost[shard] {
+            2 => lab.settle(delivery.receipt, Verdict::Release).await?,
+            _ => lost[shard] += 1,
+        }
+    }
+    let mut second = lab.join(&spec).await?;
+    while first.owned.len() > 1 {
+        match first.next().await? {
+            Seen::Revoking(shard, _) => first.hand_back(shard).await?,
+            Seen::Delivery(delivery) => lab.settle(delivery.receipt, Verdict::Release).await?,
+            _ => {}
+        }
+    }
+    second.owns(1).await?;
+    for _ in 0..2 {
+        let delivery = tokio::select! {
+            delivery = first.delivery() => delivery?,
+            delivery = second.delivery() => delivery?,
+        };
+        check_eq!(delivery.attempt, 3, "attempt of what was lost twice");
+        lab.done(delivery.receipt).await?;
+    }
+    check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
+    Ok(())
 }
 
 /// A member that leaves spends an attempt of what it was given, not of what the engine had ready for it.

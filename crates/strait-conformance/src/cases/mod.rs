@@ -8,6 +8,7 @@ use strait_core::events::Caps;
 
 use crate::fault::Check;
 use crate::lab::Lab;
+use crate::target::Harness;
 
 mod append;
 mod assignment;
@@ -63,6 +64,8 @@ pub(crate) struct Case {
     pub(crate) name: &'static str,
     /// What the engine must offer for it.
     needs: Vec<Need>,
+    /// What the target must be able to do with the whole engine.
+    hooks: Vec<Hook>,
     /// What the engine must refuse for it: a reverse case.
     refuses: Option<Need>,
     /// Runs it.
@@ -78,6 +81,7 @@ where
     Case {
         name,
         needs: Vec::new(),
+        hooks: Vec::new(),
         refuses: None,
         run: Box::new(move |lab| Box::pin(run(lab))),
     }
@@ -90,24 +94,49 @@ impl Case {
         self
     }
 
+    /// Left out where the target cannot be reopened.
+    fn reopens(mut self) -> Self {
+        self.hooks.push(Hook::Reopen);
+        self
+    }
+
+    /// Left out where the target cannot be killed.
+    fn kills(mut self) -> Self {
+        self.hooks.push(Hook::Kill);
+        self
+    }
+
     /// Left out where the engine offers this.
     fn where_refused(mut self, need: Need) -> Self {
         self.refuses = Some(need);
         self
     }
 
-    /// The feature without which the case cannot be: `None` where the engine offers all of them.
-    pub(crate) fn left_out(&self, caps: &Caps) -> Option<String> {
-        self.needs.iter().find_map(|need| match need.offer(caps) {
-            Offer::Refused(nearest) => Some(format!("refused: {need:?} ({nearest})")),
-            Offer::Native | Offer::Layered(_) => None,
-        })
-    }
-
-    /// True for a reverse case whose feature the engine offers: there is nothing to ask.
+    /// True for a reverse case of what the engine offers: there is nothing to ask.
     pub(crate) fn is_void(&self, caps: &Caps) -> bool {
         self.refuses.is_some_and(|need| need.offer(caps).is_there())
     }
+
+    /// Why the case does not apply to an engine; `None`: it does.
+    pub(crate) fn left_out(&self, caps: &Caps, harness: &Harness) -> Option<String> {
+        let refused = |need: &&Need| !need.offer(caps).is_there();
+        if let Some(need) = self.needs.iter().find(refused) {
+            return Some(format!("{need:?} is refused"));
+        }
+        let missing = |hook: &&Hook| match hook {
+            Hook::Reopen => harness.reopen.is_none(),
+            Hook::Kill => harness.kill.is_none(),
+        };
+        let hook = self.hooks.iter().find(missing)?;
+        Some(format!("the target has no hook for {hook:?}"))
+    }
+}
+
+/// A hook of [`Harness`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hook {
+    Reopen,
+    Kill,
 }
 
 /// A feature of [`Caps`].

@@ -15,7 +15,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("seek_forward_over_parked", forward_over_parked).needs(Need::Parking),
         case("seek_refused_while_live", refused_while_live),
         case("seek_forced", forced),
-        case("seek_survives_reopen", survives_reopen),
+        case("seek_survives_reopen", survives_reopen).reopens(),
         case("seek_unknown", unknown),
         case("delete_group", delete),
         case("delete_group_refused_while_live", delete_refused_while_live),

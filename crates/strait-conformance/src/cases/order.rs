@@ -33,6 +33,7 @@ pub(super) fn cases() -> Vec<Case> {
             .needs(Need::KeyOrder)
             .needs(Need::Parking),
         case("order_through_a_reopen", through_a_reopen)
+            .reopens()
             .needs(Need::KeyOrder)
             .needs(Need::Parking),
         case("order_goes_on_after_death", after_death)

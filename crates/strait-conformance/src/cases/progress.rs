@@ -16,10 +16,14 @@ pub(super) fn cases() -> Vec<Case> {
         case("settle_out_of_order", out_of_order),
         case("settle_verdicts_in_one_unit", verdicts_in_one_unit).needs(Need::Parking),
         case("settled_stays_settled_after_leaving", after_leaving).needs(Need::CompletedRanges),
-        case("settled_stays_settled_after_reopen", after_reopen).needs(Need::CompletedRanges),
-        case("settled_stays_settled_after_kill", after_kill).needs(Need::CompletedRanges),
+        case("settled_stays_settled_after_reopen", after_reopen)
+            .reopens()
+            .needs(Need::CompletedRanges),
+        case("settled_stays_settled_after_kill", after_kill)
+            .kills()
+            .needs(Need::CompletedRanges),
         case("settled_ranges_by_the_hundred", ranges_by_the_hundred).needs(Need::CompletedRanges),
-        case("position_survives_reopen", position_survives_reopen),
+        case("position_survives_reopen", position_survives_reopen).reopens(),
         case("lag_in_messages", lag_in_messages),
         case("lag_in_age", lag_in_age),
         case("lag_of_a_group_without_members", lag_without_members),

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use strait_core::events::{ReadKey, Retention, Start};
-use strait_core::{NewRecord, Position, Records, RecordsBuilder, Timestamp, codes};
+use strait_core::{Name, NewRecord, Position, Records, RecordsBuilder, Timestamp, codes};
 
 use super::{Case, Need, case};
 use crate::fault::{Check, Fault};
@@ -295,7 +295,7 @@ async fn locate_time(lab: Lab) -> Check {
     Ok(())
 }
 
-async fn first_at(lab: &Lab, topic: &strait_core::Name, time: i64) -> Check<String> {
+async fn first_at(lab: &Lab, topic: &Name, time: i64) -> Check<String> {
     let start = Start::Time(Timestamp::from_millis(time));
     let at = lab.events.locate(topic.clone(), 0, start).await?;
     let chunk = lab.read(topic, 0, at).await?;
@@ -317,12 +317,7 @@ async fn locate_time_out_of_order(lab: Lab) -> Check {
     Ok(())
 }
 
-async fn key_of(
-    lab: &Lab,
-    topic: &strait_core::Name,
-    from: u64,
-    limit: usize,
-) -> Check<Vec<(u64, String)>> {
+async fn key_of(lab: &Lab, topic: &Name, from: u64, limit: usize) -> Check<Vec<(u64, String)>> {
     let read = ReadKey {
         topic: topic.clone(),
         key: b"ada".to_vec(),
@@ -404,21 +399,27 @@ async fn removed_offset(lab: Lab) -> Check {
     let size = lab.caps.max_body.min(1 << 20);
     let big = "x".repeat(size);
     let first = lab.put(&topic, 0, &[&big]).await?.first;
-    let mut start = first;
+    let start = |lab: Lab, topic: Name| async move {
+        Check::Ok(lab.events.topic(topic).await?.partitions[0].start)
+    };
     for _ in 0..(96 << 20) / size {
         lab.put(&topic, 0, &[&big]).await?;
-        start = lab.events.topic(topic.clone()).await?.partitions[0].start;
-        if start > first {
+        if start(lab.clone(), topic.clone()).await? > first {
             break;
         }
     }
-    if start == first {
-        return Err(Fault::skip("retention has removed nothing of 96 MiB yet"));
+    // It may be removed any time later, or never: no promise is broken then.
+    let deadline = tokio::time::Instant::now() + lab.patience / 2;
+    while start(lab.clone(), topic.clone()).await? == first {
+        if tokio::time::Instant::now() > deadline {
+            return Err(Fault::skip("retention has removed nothing of 96 MiB yet"));
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
     }
     let answer = lab.read(&topic, 0, first).await;
     let error = check_refused!(answer, NotFound, "reading a removed position");
     check!(error.is(codes::OFFSET_GONE), "its code: {error:?}");
-    let start = lab.events.topic(topic.clone()).await?.partitions[0].start;
+    let start = start(lab.clone(), topic.clone()).await?;
     let named = format!("{error} {:?}", error.context());
     check!(
         named.contains(&start.to_string()),

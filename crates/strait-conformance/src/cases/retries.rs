@@ -21,15 +21,17 @@ pub(super) fn cases() -> Vec<Case> {
         case("retry_for_ever_is_no_fault", for_ever),
         case("retry_of_a_range", of_a_range),
         case("retry_survives_leaving", survives_leaving),
-        case("retry_survives_reopen", survives_reopen),
-        case("retry_survives_kill", survives_kill),
+        case("retry_survives_reopen", survives_reopen).reopens(),
+        case("retry_survives_kill", survives_kill).kills(),
         case("retry_reaches_the_limit", reaches_the_limit).needs(Need::DeadLetters),
         case(
             "retry_uncounted_passes_the_limit",
             uncounted_passes_the_limit,
         )
         .needs(Need::DeadLetters),
-        case("retry_attempts_survive_reopen", attempts_survive_reopen).needs(Need::DeadLetters),
+        case("retry_attempts_survive_reopen", attempts_survive_reopen)
+            .reopens()
+            .needs(Need::DeadLetters),
     ]
     .into_iter()
     .map(|case| case.needs(Need::Parking))

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::GroupSpec;
+use strait_core::events::{GroupInfo, GroupSpec};
 use strait_core::{Kind, Name, partition_of};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -36,7 +36,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("history_of_members_that_die", |lab| {
             story(lab, 13, Churn::Die)
         }),
-        case("history_over_reopens", |lab| story(lab, 14, Churn::Engine)),
+        case("history_over_reopens", |lab| story(lab, 14, Churn::Engine)).reopens(),
     ]
     .into_iter()
     .map(|case| {
@@ -99,6 +99,8 @@ async fn story(lab: Lab, seed: u64, churn: Churn) -> Check {
         sink,
         spec,
     };
+    // The group is there before anybody asks for its lag.
+    drop(lab.consume_as(&stage.spec).await?);
     let (stop, stopped) = watch::channel(false);
     let mut workers = JoinSet::new();
     for number in 0..MEMBERS {
@@ -123,7 +125,7 @@ async fn story(lab: Lab, seed: u64, churn: Churn) -> Check {
     while let Some(ended) = workers.join_next().await {
         ended.map_err(Fault::new)??;
     }
-    judge(&lab, &stage, owing?).await
+    judge(&lab, &stage, &owing?).await
 }
 
 async fn reopen_three_times(lab: &mut Lab, engine: &watch::Sender<Lab>) -> Check {
@@ -135,22 +137,13 @@ async fn reopen_three_times(lab: &mut Lab, engine: &watch::Sender<Lab>) -> Check
     Ok(())
 }
 
-/// Waits until the group owes nothing, or the time is over; gives what it owes.
-async fn drain(lab: &Lab, stage: &Stage, workers: &mut JoinSet<Check>) -> Check<u64> {
+/// Waits until the group owes nothing, or the time is over; gives the group's state then.
+async fn drain(lab: &Lab, stage: &Stage, workers: &mut JoinSet<Check>) -> Check<GroupInfo> {
     let deadline = tokio::time::Instant::now() + lab.patience * DRAIN;
     loop {
-        let lag = match lab
-            .events
-            .group(stage.spec.group.clone(), stage.topic.clone())
-            .await
-        {
-            Ok(info) => info.lag(),
-            // No member has joined yet.
-            Err(error) if error.kind() == Kind::NotFound => u64::MAX,
-            Err(error) => return Err(error.into()),
-        };
-        if lag == 0 || tokio::time::Instant::now() > deadline {
-            return Ok(lag);
+        let info = lab.group(&stage.spec).await?;
+        if info.lag() == 0 || tokio::time::Instant::now() > deadline {
+            return Ok(info);
         }
         if let Some(ended) = workers.try_join_next() {
             ended.map_err(Fault::new)??;
@@ -160,9 +153,9 @@ async fn drain(lab: &Lab, stage: &Stage, workers: &mut JoinSet<Check>) -> Check<
     }
 }
 
-async fn judge(lab: &Lab, stage: &Stage, lag: u64) -> Check {
+async fn judge(lab: &Lab, stage: &Stage, info: &GroupInfo) -> Check {
     let mut stored = Stored {
-        lag,
+        lag: info.lag(),
         max_attempts: MAX_ATTEMPTS,
         effects: lab.bodies(&stage.sink, 0).await?,
         ..Stored::default()
@@ -181,7 +174,11 @@ async fn judge(lab: &Lab, stage: &Stage, lag: u64) -> Check {
         let more = found.len() - 1;
         return Err(Fault::new(format!("{first}\n  and {more} more")));
     }
-    check_eq!(lag, 0, "messages that the group still owes in the end");
+    check_eq!(
+        info.lag(),
+        0,
+        "messages that the group still owes, {info:?}"
+    );
     Ok(())
 }
 

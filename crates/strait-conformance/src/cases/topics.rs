@@ -31,7 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("topic_missing", missing),
         case("topic_deleted", deleted),
         case("topic_deleted_with_its_groups", deleted_with_groups),
-        case("topic_survives_reopen", survives_reopen),
+        case("topic_survives_reopen", survives_reopen).reopens(),
     ]
 }
 

@@ -17,7 +17,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("unit_refused_changes_nothing", refused_changes_nothing),
         case("unit_refused_for_its_partition", refused_for_its_partition),
         case("unit_over_two_groups", over_two_groups),
-        case("unit_survives_kill", survives_kill),
+        case("unit_survives_kill", survives_kill).kills(),
     ];
     let plain = [
         case("unit_sends_alone", sends_alone),

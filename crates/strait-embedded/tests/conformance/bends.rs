@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use strait_core::events::{Append, Caps, Cursor, Expected, GroupInfo, GroupSpec, Seek, Start};
 use strait_core::{
-    Arrival, Chunk, Claim, ClaimToken, Claimed, Control, Fut, Name, Offer, Outcome, Outgoing,
-    Position, Receipt, Result, Sent, Unit, Verdict,
+    Arrival, Chunk, Claim, ClaimToken, Claimed, Consumer, Control, Fence, Fut, Name, Outcome,
+    Outgoing, Position, Receipt, Result, Sent, Unit, Verdict,
 };
 
 use crate::bent::{Bend, True};
+use crate::modest::next_to_nothing;
 
 #[derive(Debug)]
 pub(crate) struct LosesAppends(pub(crate) AtomicU32);
@@ -115,22 +116,7 @@ pub(crate) struct AcceptsInSilence;
 
 impl Bend for AcceptsInSilence {
     fn caps(&self, caps: Caps) -> Caps {
-        let no = Offer::Refused("nothing");
-        Caps {
-            by_time: no,
-            by_key: no,
-            expected_position: no,
-            expected_key_version: no,
-            dedupe: no,
-            atomic_effects: no,
-            ledger: no,
-            lease_extension: no,
-            parking: no,
-            dead_letters: no,
-            retention_age: no,
-            retention_bytes: no,
-            ..caps
-        }
+        next_to_nothing(caps)
     }
 }
 
@@ -284,9 +270,9 @@ impl Bend for DeliversTwice {
 pub(crate) struct OtherSpec(pub(crate) fn(&mut GroupSpec));
 
 impl Bend for OtherSpec {
-    fn spec(&self, mut spec: GroupSpec) -> GroupSpec {
+    fn join(&self, to: &True, mut spec: GroupSpec) -> Fut<Result<Consumer>> {
         (self.0)(&mut spec);
-        spec
+        to.events.join(spec)
     }
 }
 
@@ -319,8 +305,14 @@ impl Bend for HandsBack {
 pub(crate) struct ExtendsAll;
 
 impl Bend for ExtendsAll {
-    fn extended(&self, held: Vec<bool>) -> Vec<bool> {
-        vec![true; held.len()]
+    fn extend(
+        &self,
+        to: &Arc<dyn Control>,
+        fences: Vec<Fence>,
+        by: Duration,
+    ) -> Fut<Result<Vec<bool>>> {
+        let held = to.extend(fences, by);
+        Box::pin(async move { Ok(vec![true; held.await?.len()]) })
     }
 }
 

@@ -53,8 +53,14 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     ) -> Fut<Result<Position>> {
         to.events.locate(topic, partition, start)
     }
-    fn spec(&self, spec: GroupSpec) -> GroupSpec {
-        spec
+    fn declare(&self, to: &True, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
+        to.events.declare(topic)
+    }
+    fn read_key(&self, to: &True, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
+        to.events.read_key(read)
+    }
+    fn join(&self, to: &True, spec: GroupSpec) -> Fut<Result<Consumer>> {
+        to.events.join(spec)
     }
     /// One arrival of a consumer, before the member sees it; may give several.
     fn arrival(&self, _control: &Arc<dyn Control>, arrival: Arrival) -> Vec<Arrival> {
@@ -72,8 +78,13 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     fn claim(&self, to: &True, claim: Claim) -> Fut<Result<Claimed>> {
         to.engine.claim(claim)
     }
-    fn extended(&self, held: Vec<bool>) -> Vec<bool> {
-        held
+    fn extend(
+        &self,
+        to: &Arc<dyn Control>,
+        fences: Vec<Fence>,
+        by: Duration,
+    ) -> Fut<Result<Vec<bool>>> {
+        to.extend(fences, by)
     }
     fn holds(&self) -> bool {
         true
@@ -135,7 +146,7 @@ impl Events for Bent {
         self.bend.caps(self.to.events.caps())
     }
     fn declare(&self, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
-        self.to.events.declare(topic)
+        self.bend.declare(&self.to, topic)
     }
     fn alter(&self, topic: Name, change: TopicChange) -> Fut<Result<TopicInfo>> {
         self.to.events.alter(topic, change)
@@ -159,10 +170,10 @@ impl Events for Bent {
         self.bend.locate(&self.to, topic, partition, start)
     }
     fn read_key(&self, read: ReadKey) -> Fut<Result<Vec<(KeyVersion, Message)>>> {
-        self.to.events.read_key(read)
+        self.bend.read_key(&self.to, read)
     }
     fn join(&self, group: GroupSpec) -> Fut<Result<Consumer>> {
-        let joined = self.to.events.join(self.bend.spec(group));
+        let joined = self.bend.join(&self.to, group);
         let bend = self.bend.clone();
         Box::pin(async move {
             let consumer = joined.await?;
@@ -251,9 +262,7 @@ struct BentControl {
 
 impl Control for BentControl {
     fn extend(&self, fences: Vec<Fence>, by: Duration) -> Fut<Result<Vec<bool>>> {
-        let asked = self.to.extend(fences, by);
-        let bend = self.bend.clone();
-        Box::pin(async move { Ok(bend.extended(asked.await?)) })
+        self.bend.extend(&self.to, fences, by)
     }
     fn hold(&self, shard: Shard, held: bool) {
         if self.bend.holds() {

@@ -3,6 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use strait_conformance::Harness;
@@ -10,6 +11,15 @@ use strait_core::{Engine, Error, Fut, Result};
 use strait_embedded::{Embedded, Options};
 
 use crate::bent::{Bend, Bent, True};
+
+/// Small segments, and a housekeeper that looks often: retention is seen within a case.
+pub(crate) fn options() -> Options {
+    Options {
+        segment_bytes: 4 << 20,
+        retention_every: Duration::from_millis(50),
+        ..Options::default()
+    }
+}
 
 /// An engine in a directory of its own, as the mutant bends it.
 pub(crate) fn harness(bend: Arc<dyn Bend>) -> Result<Harness> {
@@ -41,11 +51,7 @@ impl Place {
     }
 
     fn open(&self) -> Result<Arc<dyn Engine>> {
-        let options = Options {
-            segment_bytes: 4 << 20,
-            ..Options::default()
-        };
-        Ok(Embedded::open(self.dir(*self.lives.lock()), options)?)
+        Ok(Embedded::open(self.dir(*self.lives.lock()), options())?)
     }
 
     fn reopen(&self) -> Fut<Result<Arc<dyn Engine>>> {
