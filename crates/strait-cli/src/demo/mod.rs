@@ -34,6 +34,7 @@ const END: Duration = Duration::from_millis(1500);
 /// A running shop.
 #[derive(Debug)]
 pub(crate) struct Demo {
+    shop: Shop,
     stop: watch::Sender<bool>,
     tasks: Vec<JoinHandle<()>>,
 }
@@ -72,6 +73,7 @@ impl Demo {
             .serve(orders.group("billing").each(shop::bill).retry(RETRY))
             .serve(orders.group("mail").each(shop::mail).concurrency(4))
             .serve(payments.group("ledger").each(shop::book));
+        let told = shop.clone();
         let mut stopped = stopped;
         let handlers = tokio::spawn(async move {
             let until = async move {
@@ -83,9 +85,15 @@ impl Demo {
             }
         });
         Ok(Demo {
+            shop: told,
             stop,
             tasks: vec![counter, handlers],
         })
+    }
+
+    /// The median time to the acknowledgement of an order, over the last ones.
+    pub(crate) fn ack_p50(&self) -> Option<Duration> {
+        self.shop.ack_p50()
     }
 
     /// Closes the shop: handlers finish what they hold; what takes too long is handed back, with no attempt spent.

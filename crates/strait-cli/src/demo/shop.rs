@@ -1,6 +1,8 @@
 //! The shop's messages and handlers, and the customers at its counter.
 
+use std::collections::VecDeque;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use serde::{Deserialize, Serialize};
 use strait::{Attempt, Handled, Message, Out, State};
@@ -13,6 +15,8 @@ pub(super) const RETRY: Backoff = Backoff::exponential(Duration::from_millis(500
     .up_to(4);
 /// How long one mail takes: slower than orders come in a busy hour.
 const MAIL_TAKES: Duration = Duration::from_millis(220);
+/// The median is taken over so many orders.
+const LAST_ACKS: usize = 101;
 const CUSTOMERS: [&str; 10] = [
     "ada", "grace", "linus", "margaret", "dennis", "barbara", "ken", "radia", "alan", "edsger",
 ];
@@ -41,6 +45,8 @@ pub(super) struct Paid {
 pub(super) struct Shop {
     payments: Topic<Paid>,
     notes: mpsc::Sender<Note>,
+    /// How long the last orders waited for their acknowledgement.
+    acks: Arc<Mutex<VecDeque<Duration>>>,
     /// Customers whose order billing tries again: their later orders wait.
     waiting: Arc<Mutex<HashMap<String, Waiting>>>,
 }
@@ -56,6 +62,7 @@ impl Shop {
         Shop {
             payments,
             notes,
+            acks: Arc::default(),
             waiting: Arc::default(),
         }
     }
@@ -67,6 +74,25 @@ impl Shop {
 
     fn waiting(&self) -> MutexGuard<'_, HashMap<String, Waiting>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The median time to the acknowledgement of an order.
+    pub(super) fn ack_p50(&self) -> Option<Duration> {
+        let mut acks: Vec<Duration> = self.acks().iter().copied().collect();
+        acks.sort_unstable();
+        acks.get(acks.len() / 2).copied()
+    }
+
+    fn acks(&self) -> MutexGuard<'_, VecDeque<Duration>> {
+        self.acks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn acknowledged(&self, after: Duration) {
+        let mut acks = self.acks();
+        if acks.len() == LAST_ACKS {
+            acks.pop_front();
+        }
+        acks.push_back(after);
     }
 
     /// Says so, once, when an order has to wait behind an earlier one of its customer.
@@ -192,8 +218,10 @@ pub(super) async fn take_orders(
     let mut number = first;
     loop {
         let order = new_order(number);
+        let start = Instant::now();
         match orders.append(&order).await {
             Ok(_) => {
+                shop.acknowledged(start.elapsed());
                 shop.placed(&order);
                 number += 1;
             }

@@ -67,7 +67,7 @@ impl Show for Lines {
         if !self.started {
             self.started = true;
             let (title, place) = (&stage.title, &stage.place);
-            let text = format!("{title}: data {place}, durable: {}", stage.durability);
+            let text = format!("{title}: data {place}, {}", stage.durable());
             self.line(Timestamp::now(), &text)?;
             for command in &stage.tries {
                 let command = command.replace('\n', " ");

@@ -17,6 +17,7 @@ use tokio::sync::mpsc;
 use crate::command::Ctx;
 use crate::demo::Demo;
 use crate::fail::{Failure, Outcome};
+use crate::interrupt::Interrupt;
 use crate::target::{self, Target};
 use snapshot::Snapshot;
 use watch::Watch;
@@ -79,6 +80,8 @@ pub(crate) struct Stage {
     /// The directory or URL.
     place: String,
     durability: &'static str,
+    /// The median time to an acknowledgement, where the demo measures it.
+    ack_p50: Option<Duration>,
     started: Instant,
     snapshots: VecDeque<(Instant, Snapshot)>,
     notes: VecDeque<Note>,
@@ -91,35 +94,26 @@ pub(crate) struct Stage {
 pub(crate) async fn run(args: DevArgs, ctx: &Ctx) -> Outcome {
     let url = url(&args, ctx)?;
     let target = Target::create(url).await?;
-    let (tell, mut told) = mpsc::channel(256);
+    let (tell, told) = mpsc::channel(256);
     let demo = match args.demo {
-        true => Some(Demo::start(&target.strait, tell.clone()).await?),
+        true => Some(Demo::start(&target.strait, tell).await?),
         false => None,
     };
-    let mut stage = Stage::new(&args, &target);
-    let done = if ctx.out.people {
-        show(
-            &mut stage,
-            &target,
-            &mut told,
-            ctx,
-            &mut screen::Screen::new(ctx.out.paint),
-        )
-        .await
+    let mut screen: Box<dyn Show> = if ctx.out.people {
+        Box::new(screen::Screen::new(ctx.out.paint))
     } else {
-        show(
-            &mut stage,
-            &target,
-            &mut told,
-            ctx,
-            &mut lines::Lines::new(ctx.out.clone()),
-        )
-        .await
+        Box::new(lines::Lines::new(ctx.out.clone()))
     };
+    let mut play = Play {
+        stage: Stage::new(&args, &target),
+        target: &target,
+        demo: demo.as_ref(),
+        told,
+    };
+    let done = play.run(&mut *screen, &ctx.interrupt).await;
     if let Some(demo) = demo {
         demo.stop().await;
     }
-    drop(tell);
     target.close().await;
     match done {
         Err(Failure::Interrupted(_)) => Ok(()),
@@ -147,55 +141,80 @@ trait Show {
     fn end(&mut self, stage: &Stage) -> Outcome;
 }
 
-async fn show(
-    stage: &mut Stage,
-    target: &Target,
-    told: &mut mpsc::Receiver<Note>,
-    ctx: &Ctx,
-    on: &mut impl Show,
-) -> Outcome {
-    let interrupt = ctx.interrupt.wait();
-    tokio::pin!(interrupt);
-    let directory = target::directory(&target.url);
-    let mut quiet = 0;
-    loop {
-        // The watch begins before the look, so that no change falls between the two.
-        let watch = (quiet >= QUIET_LOOKS).then(|| Watch::new(directory.as_deref()));
-        let mut fresh = stage.look(target).await?;
-        while let Ok(note) = told.try_recv() {
+/// A stage with what it is filled from.
+struct Play<'a> {
+    stage: Stage,
+    target: &'a Target,
+    demo: Option<&'a Demo>,
+    told: mpsc::Receiver<Note>,
+}
+
+impl Play<'_> {
+    /// Shows what happens until a signal comes.
+    async fn run(&mut self, on: &mut dyn Show, interrupt: &Interrupt) -> Outcome {
+        let interrupt = interrupt.wait();
+        tokio::pin!(interrupt);
+        let directory = target::directory(&self.target.url);
+        let mut quiet = 0;
+        loop {
+            // The watch begins before the look, so that no change falls between the two.
+            let watch = (quiet >= QUIET_LOOKS).then(|| Watch::new(directory.as_deref()));
+            let fresh = self.look().await?;
+            if self.stage.is_quiet() && fresh.is_empty() {
+                quiet += 1;
+            } else {
+                quiet = 0;
+            }
+            self.stage.remember(&fresh);
+            on.show(&self.stage, &fresh)?;
+            let pause = async {
+                if let Some(watch) = watch.filter(|_| quiet > 0) {
+                    watch.changed().await;
+                }
+                tokio::time::sleep(FRAME).await;
+            };
+            tokio::select! {
+                () = pause => {}
+                signal = &mut interrupt => {
+                    on.end(&self.stage)?;
+                    return Err(signal);
+                }
+            }
+        }
+    }
+
+    /// Looks at everything; gives what happened since the last look.
+    async fn look(&mut self) -> Outcome<Vec<Note>> {
+        let mut fresh = self.stage.look(self.target).await?;
+        while let Ok(note) = self.told.try_recv() {
             fresh.push(note);
         }
         fresh.sort_by_key(|note| note.at);
-        if stage.is_quiet() && fresh.is_empty() {
-            quiet += 1;
-        } else {
-            quiet = 0;
-        }
-        stage.remember(&fresh);
-        on.show(stage, &fresh)?;
-        let pause = async {
-            if let Some(watch) = watch.filter(|_| quiet > 0) {
-                watch.changed().await;
-            }
-            tokio::time::sleep(FRAME).await;
-        };
-        tokio::select! {
-            () = pause => {}
-            signal = &mut interrupt => {
-                on.end(stage)?;
-                return Err(signal);
-            }
-        }
+        self.stage.ack_p50 = self.demo.and_then(Demo::ack_p50);
+        Ok(fresh)
     }
 }
 
 impl Stage {
+    /// What an acknowledgement means here, and what it costs.
+    fn durable(&self) -> String {
+        match self.ack_p50 {
+            Some(p50) => format!(
+                "durable ({}, ack p50 {:.2} ms)",
+                self.durability,
+                p50.as_secs_f64() * 1e3
+            ),
+            None => format!("durable ({})", self.durability),
+        }
+    }
+
     fn new(args: &DevArgs, target: &Target) -> Self {
         let url = &target.url;
         Stage {
             title: format!("strait dev{}", if args.demo { " --demo" } else { "" }),
             place: url.strip_prefix("file:").unwrap_or(url).to_owned(),
             durability: target.events.caps().durability.as_str(),
+            ack_p50: None,
             started: Instant::now(),
             snapshots: VecDeque::new(),
             notes: VecDeque::new(),

@@ -38,8 +38,10 @@ pub(super) fn lines(stage: &Stage, width: usize, paint: Paint) -> Vec<String> {
 
 fn heading(stage: &Stage, width: usize) -> String {
     let what = format!(
-        "{}   data {}   durable: {}",
-        stage.title, stage.place, stage.durability
+        "{}   data {}   {}",
+        stage.title,
+        stage.place,
+        stage.durable()
     );
     let seconds = stage.started.elapsed().as_secs();
     let clock = format!("{:02}:{:02}", seconds / 60, seconds % 60);
@@ -184,6 +186,7 @@ mod tests {
             title: "strait dev --demo".into(),
             place: "./strait-demo".into(),
             durability: "fsync",
+            ack_p50: Some(Duration::from_micros(450)),
             started: then,
             snapshots: VecDeque::from([
                 (then, snapshot(100, 50)),
