@@ -4,64 +4,60 @@ use strait_core::events::{KeyVersion, ReadKey};
 use strait_core::{Error, Kind, Message, Result};
 
 use crate::codec::Reader;
+use crate::command::Command;
 use crate::extents::{Extent, StreamId};
-use crate::ops::Op;
+use crate::ops::{Op, TopicId};
 use crate::reading::Want;
 use crate::shared::Shared;
 use crate::turn::no_such_topic;
 
 const SCAN: usize = 1 << 20;
 
-pub(crate) fn read_key(shared: &Shared, read: &ReadKey) -> Result<Vec<(KeyVersion, Message)>> {
+pub(crate) async fn read_key(
+    shared: &Shared,
+    read: &ReadKey,
+) -> Result<Vec<(KeyVersion, Message)>> {
     let (id, head, partitions) = {
         let state = shared.state.lock();
         let topic = state
             .topic_named(&read.topic)
             .ok_or_else(|| no_such_topic(&read.topic))?;
         let key = shared.fingerprint.of(&read.key);
-        let head = topic
-            .settings
-            .key_versions
-            .then(|| topic.keys.get(&key).copied());
+        let versions = topic.settings.key_versions;
+        let head = versions.then(|| topic.keys.get(&key).copied());
         (topic.id, head, topic.partitions.len() as u32)
     };
     match head {
         Some(None) => Ok(Vec::new()),
         Some(Some(head)) => {
-            let stream = StreamId::partition(id, head.partition);
-            let visible = shared
-                .state
-                .lock()
-                .stream(stream)
-                .map_or(0, |stream| stream.visible);
-            chain(shared, read, stream, head.partition, head.offset, visible)
+            let is_visible = {
+                let state = shared.state.lock();
+                let stream = state.stream(StreamId::partition(id, head.partition));
+                stream.is_some_and(|stream| head.offset < stream.visible)
+            };
+            if !is_visible {
+                // It is being written; what is read must be durable.
+                shared.ask(0, Command::Sync).await??;
+            }
+            chain(shared, read, id, (head.partition, head.offset))
         }
         None => scan(shared, read, id, partitions),
     }
 }
 
-/// Follows the previous offsets from the key's newest record back to the first one wanted.
+/// Follows the previous records from the key's newest one back to the first one wanted. They may lie in several
+/// partitions: a topic may get more of them, and a producer may choose.
 fn chain(
     shared: &Shared,
     read: &ReadKey,
-    stream: StreamId,
-    partition: u32,
-    newest: u64,
-    visible: u64,
+    topic: TopicId,
+    newest: (u32, u64),
 ) -> Result<Vec<(KeyVersion, Message)>> {
     let mut found = Vec::new();
     let mut at = Some(newest);
-    while let Some(offset) = at {
-        if offset >= visible {
-            // Not durable yet: its previous one is what readers see. The chain is entered by a scan of the rest.
-            at = newest_visible(shared, read, stream, partition, visible)?;
-            if at.is_none() {
-                return Ok(found);
-            }
-            continue;
-        }
+    while let Some((partition, offset)) = at {
         let want = Want {
-            stream,
+            stream: StreamId::partition(topic, partition),
             from: offset,
             count: 1,
             bytes: 0,
@@ -88,44 +84,8 @@ fn chain(
     Ok(found)
 }
 
-/// The newest durable record of the key, found by reading backwards batch by batch.
-fn newest_visible(
-    shared: &Shared,
-    read: &ReadKey,
-    stream: StreamId,
-    partition: u32,
-    visible: u64,
-) -> Result<Option<u64>> {
-    let mut end = visible;
-    loop {
-        let from = end.saturating_sub(256);
-        if from == end {
-            return Ok(None);
-        }
-        let want = Want {
-            stream,
-            from,
-            count: end - from,
-            bytes: usize::MAX,
-        };
-        let chunk = match shared.chunk(read.topic.shared(), partition, &want) {
-            Ok(chunk) => chunk,
-            Err(error) if error.is(strait_core::codes::OFFSET_GONE) => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let last = chunk
-            .iter()
-            .filter(|i| i.record().key() == Some(&read.key))
-            .last();
-        if let Some(item) = last {
-            return Ok(Some(item.position().offset()));
-        }
-        end = from;
-    }
-}
-
-/// Version and previous offset of a record, from the operation that appended it.
-fn step(shared: &Shared, extent: &Extent, offset: u64) -> Result<(u64, Option<u64>)> {
+/// Version of a record and where the one before it is, from the operation that appended it.
+fn step(shared: &Shared, extent: &Extent, offset: u64) -> Result<(u64, Option<(u32, u64)>)> {
     let file = shared
         .pool
         .reader(extent.segment)

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use strait_core::{
     Abandoned, Arrival, Chunk, Control, Delivery, Error, Fence, Fut, Kind, Message, Position,
-    Receipt, Result, Shard, Source, Unit, Verdict,
+    Receipt, Result, Shard, Source, Unit, Verdict, codes,
 };
 use tokio::sync::oneshot;
 
@@ -106,22 +106,12 @@ impl Abandoned for Home {
         let Some(group) = state.groups.get_mut(&self.group()) else {
             return;
         };
-        let Some(shard) = group.shards.get_mut(fence.shard as usize) else {
-            return;
-        };
-        let (first, end) = (fence.first.offset(), fence.end().offset());
         // What was never handed over is released when its member leaves.
-        let delivered = shard.lease_of(first).is_some_and(|lease| lease.delivered);
-        if !delivered || !shard.holds(first, fence.count, fence.epoch) {
-            return;
+        let shard = group.shards.get(fence.shard as usize);
+        let lease = shard.and_then(|shard| shard.lease_of(fence.first.offset()));
+        if lease.is_some_and(|lease| lease.delivered) {
+            group.abandon(&fence);
         }
-        shard.unlease(first, fence.count);
-        shard.take_back_range(first, end);
-        let was = |(s, offset): (u32, u64)| s == fence.shard && (first..end).contains(&offset);
-        if group.members.suspect.is_some_and(was) {
-            group.members.suspect = None;
-        }
-        group.members.wake_all();
     }
 }
 
@@ -342,6 +332,9 @@ impl Member {
         let fence = receipt.fence();
         {
             let mut state = self.home.shared.state.lock();
+            if !self.is_held(&state, &fence) {
+                return Err(Vec::new());
+            }
             if let Some(shard) = self.open_shard(&mut state, fence.shard)
                 && !(self.home.key_order
                     && (shard.any_key_parked() || shard.is_overtaken(fence.first.offset())))
@@ -351,6 +344,13 @@ impl Member {
             }
         }
         Err(singles(&chunk, receipt))
+    }
+
+    /// False when the lease was lost before the member saw the message: it was taken back already.
+    fn is_held(&self, state: &crate::state::State, fence: &Fence) -> bool {
+        let group = state.groups.get(&self.home.group());
+        let shard = group.and_then(|group| group.shards.get(fence.shard as usize));
+        shard.is_some_and(|shard| shard.holds(fence.first.offset(), fence.count, fence.epoch))
     }
 
     /// The state of a shard that this member may get messages from now.
@@ -370,6 +370,10 @@ impl Member {
             let fence = delivery.receipt.fence();
             let offset = fence.first.offset();
             let mut state = self.home.shared.state.lock();
+            if !self.is_held(&state, &fence) {
+                drop(state);
+                continue;
+            }
             let shard = self.open_shard(&mut state, fence.shard);
             let key = key_hash(delivery.message.record().key());
             match shard {
@@ -443,19 +447,25 @@ impl Source for Member {
                 && let Poll::Ready(answer) = Pin::new(fetching).poll(cx)
             {
                 self.fetching = None;
-                if let Ok(Some(granted)) = answer {
-                    self.take(granted)?;
+                if let Ok(Some(granted)) = answer
+                    && let Err(error) = self.take(granted)
+                    // Then the group is gone too, which is what the member is told.
+                    && !error.is(codes::NO_SUCH_TOPIC)
+                {
+                    return Poll::Ready(Err(error));
                 }
             }
             match self.look(cx) {
                 Look::Event(event) => return Poll::Ready(self.event(event)),
                 Look::Fetch => self.fetch(items, bytes),
                 Look::Wait => {
-                    return match self.hand_over() {
-                        Some(arrival) => Poll::Ready(Ok(arrival)),
-                        // What went back wakes the member when it may go out again.
-                        None => Poll::Pending,
-                    };
+                    let held = self.held.len();
+                    match self.hand_over() {
+                        Some(arrival) => return Poll::Ready(Ok(arrival)),
+                        // All of it went back, and there is room for more.
+                        None if held > 0 => {}
+                        None => return Poll::Pending,
+                    }
                 }
             }
         }

@@ -234,7 +234,7 @@ impl Engine for Embedded {
                     _ => None,
                 });
                 let ready = match fault {
-                    Some(error) => Err((unit, error)),
+                    Some(error) => Err(Box::new((unit, error))),
                     None => prepare(&shared, unit),
                 };
                 outcomes.push(match ready {
@@ -242,7 +242,7 @@ impl Engine for Embedded {
                         prepared.push(ready);
                         None
                     }
-                    Err((unit, error)) => Some(Outcome::NotApplied(unit, error)),
+                    Err(refused) => Some(Outcome::NotApplied(refused.0, refused.1)),
                 });
             }
             let (to, answer) = oneshot::channel();

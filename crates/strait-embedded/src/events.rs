@@ -140,7 +140,7 @@ impl Events for Embedded {
         let shared = self.shared().clone();
         Box::pin(async move {
             shared.check_alive()?;
-            crate::by_key::read_key(&shared, &read)
+            crate::by_key::read_key(&shared, &read).await
         })
     }
 

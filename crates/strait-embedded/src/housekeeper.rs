@@ -1,7 +1,7 @@
 //! The housekeeper: everything that may take its time. It prepares segments, writes indexes of finished ones, takes
 //! checkpoints, applies retention and gives segments back. Without work it sleeps.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -16,6 +16,7 @@ use crate::disk::{LogPos, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
 use crate::index;
 use crate::shared::Shared;
+use crate::state::section;
 
 /// How soon a chore that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -34,6 +35,8 @@ pub(crate) struct Housekeeper {
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
     writer: SnapshotWriter,
+    /// Sections that are not written yet.
+    rest: VecDeque<(u16, u64)>,
 }
 
 impl Housekeeper {
@@ -187,7 +190,8 @@ impl Housekeeper {
         if !self.shared.chores.lock().checkpoint {
             return;
         }
-        let done = self.begin_checkpoint().and_then(|checkpoint| {
+        let done = self.begin_checkpoint().and_then(|mut checkpoint| {
+            while self.write_section(&mut checkpoint)? {}
             let (to, answer) = oneshot::channel();
             self.shared.push(Command::Sync(to), 0);
             match answer.blocking_recv() {
@@ -202,7 +206,7 @@ impl Housekeeper {
         }
     }
 
-    /// Writes all sections, each as of its own moment: the state is locked for one at a time.
+    /// Starts a checkpoint: what the log holds from here on is replayed over it.
     pub(crate) fn begin_checkpoint(&mut self) -> io::Result<Checkpoint> {
         let replay: LogPos = {
             let mut chores = self.shared.chores.lock();
@@ -217,16 +221,30 @@ impl Housekeeper {
             replay,
         };
         let mut writer = SnapshotWriter::begin(self.shared.disk.clone(), head)?;
-        let sections = self.shared.state.lock().sections();
         let mut bytes = Vec::new();
-        for (kind, key) in sections {
-            bytes.clear();
-            let Some(stamp) = self.encode(kind, key, &mut bytes)? else {
-                continue;
-            };
-            writer.section(kind, key, stamp, &bytes)?;
+        let (sections, listed) = {
+            // In one look: what was made up to `listed` and is not among the sections is gone.
+            let state = self.shared.state.lock();
+            state.encode_section(section::COUNTERS, 0, &mut bytes);
+            (state.sections(), state.applied)
+        };
+        writer.section(section::COUNTERS, 0, listed, &bytes)?;
+        Ok(Checkpoint {
+            writer,
+            rest: sections.into(),
+        })
+    }
+
+    /// Writes the next section, as of its own moment: the state is locked for one at a time. False: all are written.
+    pub(crate) fn write_section(&self, checkpoint: &mut Checkpoint) -> io::Result<bool> {
+        let Some((kind, key)) = checkpoint.rest.pop_front() else {
+            return Ok(false);
+        };
+        let mut bytes = Vec::new();
+        if let Some(stamp) = self.encode(kind, key, &mut bytes)? {
+            checkpoint.writer.section(kind, key, stamp, &bytes)?;
         }
-        Ok(Checkpoint { writer })
+        Ok(true)
     }
 
     /// One section and the sequence that it is of; `None` when its object is gone.

@@ -34,20 +34,21 @@ pub(crate) fn open(
     options: Options,
     warnings: Vec<String>,
 ) -> Result<Started> {
-    open_with(disk, options, warnings, random())
+    let fresh = u128::from(random()) << 64 | u128::from(random());
+    let log = log_options(&options, fresh, random());
+    open_with(disk, options, warnings, log)
 }
 
-/// Opens with a given seed for salts and identity: the same seed gives the same directory.
+/// Opens with a given log: a new directory gets its identity. The same seed gives the same salts.
 pub(crate) fn open_with(
     disk: Arc<dyn Disk>,
     options: Options,
     warnings: Vec<String>,
-    seed: u64,
+    log_options: LogOptions,
 ) -> Result<Started> {
     let begun = options.clock.monotonic();
     let clock = EngineClock::new(options.clock.clone());
-    let fresh = u128::from(seed) << 64 | u128::from(seed.rotate_left(23) ^ random_if(&options));
-    let identity = identity::load_or_create(&*disk, fresh).map_err(open_error)?;
+    let identity = identity::load_or_create(&*disk, log_options.identity).map_err(open_error)?;
     let mut state = State::default();
     let mut opened = Opened {
         warnings,
@@ -55,7 +56,10 @@ pub(crate) fn open_with(
     };
     let from = load_snapshot(&mut state, &*disk, identity, &mut opened)?;
     let mut visit = |group: RecoveredGroup<'_>| replay(&mut state, &group);
-    let log_options = log_options(&options, identity, seed);
+    let log_options = LogOptions {
+        identity,
+        ..log_options
+    };
     let (mut log, report) =
         Log::open(disk.clone(), log_options, from, &mut visit).map_err(open_error)?;
     if let Some(torn) = &report.torn {
@@ -211,15 +215,6 @@ fn begin_incarnation(state: &mut State, log: &mut Log) -> Result<()> {
 
 fn random() -> u64 {
     RandomState::new().hash_one("strait")
-}
-
-/// The second half of an identity; a simulation has it from its seed.
-fn random_if(options: &Options) -> u64 {
-    if options.durability == Durability::Memory {
-        0
-    } else {
-        random()
-    }
 }
 
 fn log_error(error: LogError) -> Error {

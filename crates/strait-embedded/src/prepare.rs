@@ -55,8 +55,11 @@ fn taken(offset: u64, message: &Message, copy: Option<(u32, Records)>) -> Taken 
     }
 }
 
+/// A unit that cannot be prepared, and why.
+type Refused = (Unit, strait_core::Error);
+
 /// Reads the messages of every receipt that is parked or given up.
-pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, (Unit, strait_core::Error)> {
+pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, Box<Refused>> {
     let mut messages = Vec::new();
     for (receipt, verdict) in &unit.settle {
         if !needs_messages(verdict) {
@@ -64,7 +67,7 @@ pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, (Unit, st
         }
         match take(shared, receipt, verdict) {
             Ok(taken) => messages.push(taken),
-            Err(error) => return Err((unit, error)),
+            Err(error) => return Err(Box::new((unit, error))),
         }
     }
     Ok(Prepared { unit, messages })

@@ -59,6 +59,11 @@ impl RangeSet {
         }
     }
 
+    pub(crate) fn contains(&self, at: u64) -> bool {
+        let before = self.ranges.range(..=at).next_back();
+        before.is_some_and(|(_, end)| at < *end)
+    }
+
     pub(crate) fn first(&self) -> Option<(u64, u64)> {
         self.ranges.first_key_value().map(|(&s, &e)| (s, e))
     }
@@ -102,6 +107,7 @@ mod tests {
                 prop_assert_eq!(ranges.len(), model.len() as u64);
                 let flat: BTreeSet<u64> = ranges.iter().flat_map(|(s, e)| s..e).collect();
                 prop_assert_eq!(&flat, &model);
+                prop_assert!((0..80).all(|at| ranges.contains(at) == model.contains(&at)));
                 let all: Vec<_> = ranges.iter().collect();
                 prop_assert!(all.windows(2).all(|w| w[0].1 < w[1].0), "touching: {:?}", all);
             }

@@ -25,41 +25,50 @@ pub(crate) struct Want {
 impl Shared {
     /// The batches that hold `want`, from the one with its first record on; empty at the end of what is durable.
     pub(crate) fn extents(&self, want: &Want) -> Result<Vec<Extent>> {
-        loop {
-            let segment = {
-                let state = self.state.lock();
-                let Some(stream) = state.stream(want.stream) else {
-                    return Err(Error::new(Kind::NotFound, "the topic was deleted")
-                        .code(codes::NO_SUCH_TOPIC));
-                };
-                if want.from < stream.start {
-                    return Err(offset_gone(want.from, stream.start));
-                }
-                match stream.place_of(want.from) {
-                    Place::End => return Ok(Vec::new()),
-                    Place::Recent(at) => {
-                        let visible = stream.visible;
-                        let recent = stream.recent.iter().skip(at).copied();
-                        return Ok(limit(recent.take_while(|e| e.end() <= visible), want));
-                    }
-                    Place::Indexed(segment) => segment,
-                }
+        let segment = {
+            let state = self.state.lock();
+            let Some(stream) = state.stream(want.stream) else {
+                return Err(
+                    Error::new(Kind::NotFound, "the topic was deleted").code(codes::NO_SUCH_TOPIC)
+                );
             };
-            let index = self.indexes.get(self, segment)?;
-            let extents = index.get(&want.stream).cloned().unwrap_or_default();
-            let at = extents.partition_point(|extent| extent.end() <= want.from);
-            let found = limit(extents[at..].iter().copied(), want);
-            if !found.is_empty() {
-                return Ok(found);
+            if want.from < stream.start {
+                return Err(offset_gone(want.from, stream.start));
             }
-            return Err(Error::new(
-                Kind::Corrupt,
-                format!(
-                    "the index of segment {segment:#x} does not know offset {}",
-                    want.from
-                ),
-            ));
+            match stream.place_of(want.from) {
+                Place::End => return Ok(Vec::new()),
+                Place::Recent(at) => {
+                    let visible = stream.visible;
+                    let recent = stream.recent.iter().skip(at).copied();
+                    return Ok(limit(recent.take_while(|e| e.end() <= visible), want));
+                }
+                Place::Indexed(segment) => segment,
+            }
+        };
+        let index = match self.indexes.get(self, segment) {
+            Ok(index) => index,
+            Err(error) => return Err(self.gone_meanwhile(want).unwrap_or(error)),
+        };
+        let extents = index.get(&want.stream).cloned().unwrap_or_default();
+        let at = extents.partition_point(|extent| extent.end() <= want.from);
+        let found = limit(extents[at..].iter().copied(), want);
+        if !found.is_empty() {
+            return Ok(found);
         }
+        Err(Error::new(
+            Kind::Corrupt,
+            format!(
+                "the index of segment {segment:#x} does not know offset {}",
+                want.from
+            ),
+        ))
+    }
+
+    /// Retention may have removed it since the state was looked at.
+    fn gone_meanwhile(&self, want: &Want) -> Option<Error> {
+        let state = self.state.lock();
+        let start = state.stream(want.stream)?.start;
+        (want.from < start).then(|| offset_gone(want.from, start))
     }
 
     /// Reads `want`: the records from `from` on that lie in the batches found.

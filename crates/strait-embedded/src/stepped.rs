@@ -9,9 +9,9 @@ use strait_core::Result;
 use tokio::sync::oneshot;
 
 use crate::command::Command;
-use crate::disk::Disk;
+use crate::disk::{Disk, LogOptions};
 use crate::engine::{Embedded, Opened};
-use crate::housekeeper::Housekeeper;
+use crate::housekeeper::{Checkpoint, Housekeeper};
 use crate::open;
 use crate::options::Options;
 use crate::shared::Shared;
@@ -24,21 +24,24 @@ pub struct Stepped {
     shared: Arc<Shared>,
     writer: Writer,
     keeper: Housekeeper,
+    checkpoint: Option<Checkpoint>,
 }
 
 impl Stepped {
-    /// Opens the directory on `disk`; salts and, for a new directory, the identity come from `seed`.
-    pub fn open(disk: Arc<dyn Disk>, options: Options, seed: u64) -> Result<Stepped> {
+    /// Opens the directory on `disk`, with its log kept as `log` says (and not as the options say). A new directory
+    /// gets the identity in it.
+    pub fn open(disk: Arc<dyn Disk>, options: Options, log: LogOptions) -> Result<Stepped> {
         let open::Started {
             shared,
             log,
             opened,
-        } = open::open_with(disk, options, Vec::new(), seed)?;
+        } = open::open_with(disk, options, Vec::new(), log)?;
         Ok(Stepped {
             engine: Embedded::threadless(shared.clone(), opened),
             writer: Writer::new(shared.clone(), log),
             keeper: Housekeeper::new(shared.clone()),
             shared,
+            checkpoint: None,
         })
     }
 
@@ -61,17 +64,44 @@ impl Stepped {
         alive
     }
 
-    /// One round of the housekeeper without a checkpoint.
+    /// One round of the housekeeper without a checkpoint. Not while one is under way: in life one thread does both.
     pub fn keep(&mut self) {
         self.keeper.prepare_segments();
         self.keeper.write_indexes();
         self.keeper.apply_retention();
     }
 
-    /// A checkpoint; `between` runs after it is written and before it is durable.
-    pub fn checkpoint(&mut self, between: impl FnOnce(&mut Stepped)) -> io::Result<()> {
-        let checkpoint = self.keeper.begin_checkpoint()?;
-        between(self);
+    /// True while a checkpoint is under way.
+    pub fn is_checkpointing(&self) -> bool {
+        self.checkpoint.is_some()
+    }
+
+    /// Starts a checkpoint.
+    pub fn begin_checkpoint(&mut self) -> io::Result<()> {
+        self.checkpoint = None;
+        self.checkpoint = Some(self.keeper.begin_checkpoint()?);
+        Ok(())
+    }
+
+    /// Writes one more section of the checkpoint under way; false: none is left, or none is under way. After an error it
+    /// is given up.
+    pub fn write_section(&mut self) -> io::Result<bool> {
+        let Some(checkpoint) = &mut self.checkpoint else {
+            return Ok(false);
+        };
+        let more = self.keeper.write_section(checkpoint);
+        if more.is_err() {
+            self.checkpoint = None;
+        }
+        more
+    }
+
+    /// Ends the checkpoint under way, with all sections that are left.
+    pub fn finish_checkpoint(&mut self) -> io::Result<()> {
+        while self.write_section()? {}
+        let Some(checkpoint) = self.checkpoint.take() else {
+            return Ok(());
+        };
         let (to, mut answer) = oneshot::channel();
         self.shared.push(Command::Sync(to), 0);
         self.turn();
@@ -81,5 +111,12 @@ impl Stepped {
                 "the engine ended before the checkpoint was durable",
             )),
         }
+    }
+
+    /// Closes the engine in order, as the end of its threads does.
+    pub fn close(mut self) {
+        self.shared.stop();
+        self.checkpoint = None;
+        self.writer.finish();
     }
 }

@@ -68,6 +68,11 @@ impl Writer {
                 return self.refuse_all();
             }
         }
+        self.finish();
+    }
+
+    /// The engine was stopped: what waits is done, and the log is closed.
+    pub(crate) fn finish(&mut self) {
         self.backlog.push_back((Command::Close, 0));
         if self.turn().is_err() {
             return self.refuse_all();

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strait_core::Name;
+use strait_core::{Fence, Name};
 
 use super::members::Members;
 use super::shard::{Parked, Shard};
@@ -98,6 +98,24 @@ impl Group {
         group
     }
 
+    /// Messages that are out under this receipt come back, with their attempt counted; nothing when it is void.
+    pub(crate) fn abandon(&mut self, fence: &Fence) {
+        let (first, end) = (fence.first.offset(), fence.end().offset());
+        let Some(shard) = self.shards.get_mut(fence.shard as usize) else {
+            return;
+        };
+        if !shard.holds(first, fence.count, fence.epoch) {
+            return;
+        }
+        shard.unlease(first, fence.count);
+        shard.take_back_range(first, end);
+        let was = |(s, offset): (u32, u64)| s == fence.shard && (first..end).contains(&offset);
+        if self.members.suspect.is_some_and(was) {
+            self.members.suspect = None;
+        }
+        self.members.wake_all();
+    }
+
     /// The topic has so many partitions now.
     pub(crate) fn grow(&mut self, shards: usize) {
         let count = shards.max(self.shards.len());
@@ -116,13 +134,9 @@ impl Group {
         })
     }
 
-    /// The earliest offset of a shard that a parked message still needs.
+    /// The earliest offset of a shard that a message needs which is parked or out.
     pub(crate) fn needed_from(&self, shard: usize) -> Option<u64> {
-        let parked = &self.shards.get(shard)?.parked;
-        parked
-            .iter()
-            .find(|(_, p)| p.redriven.is_none())
-            .map(|(offset, _)| *offset)
+        self.shards.get(shard)?.needed_from()
     }
 
     pub(crate) fn bury(&mut self, shard: u32, offset: u64, op: &DeadOp<'_>) {
@@ -142,7 +156,8 @@ impl Group {
         self.graveyard.end = op.number + 1;
     }
 
-    /// The message is due again, in its old place of the order, attempts from 1.
+    /// The message is due again, in its old place of the order, attempts from 1. Where the group was sent back over it, it
+    /// comes again by itself.
     pub(crate) fn redrive(&mut self, number: u64) {
         let Some(dead) = self.dead.remove(&number) else {
             return;
@@ -150,6 +165,9 @@ impl Group {
         let Some(shard) = self.shards.get_mut(dead.shard as usize) else {
             return;
         };
+        if !shard.is_settled(dead.offset) {
+            return;
+        }
         let parked = Parked {
             due: 0,
             delay_ms: 0,

@@ -77,6 +77,22 @@ impl Shard {
         }
     }
 
+    /// True when the message was settled, or lies before the group's beginning, and did not come back since.
+    pub(crate) fn is_settled(&self, offset: u64) -> bool {
+        (offset < self.low || self.done.contains(offset)) && !self.parked.contains_key(&offset)
+    }
+
+    /// The earliest offset whose body is needed: it is parked, or out. The dead letters have their own bodies.
+    pub(crate) fn needed_from(&self) -> Option<u64> {
+        let own = |offset: &u64| {
+            let parked = self.parked.get(offset);
+            parked.is_none_or(|parked| parked.redriven.is_none())
+        };
+        let parked = self.parked.keys().copied().find(own);
+        let leased = self.leases.keys().copied().find(own);
+        parked.into_iter().chain(leased).min()
+    }
+
     /// Messages not settled, up to `end`.
     pub(crate) fn lag(&self, end: u64) -> u64 {
         let redriven = self

@@ -85,12 +85,14 @@ impl Topic {
         }
     }
 
-    /// The versions that records with these keys (fingerprints) would get, were they appended at `first`.
+    /// The versions that records with these keys (fingerprints) would get, were they appended at `first`. `before` knows
+    /// what will be newer than the state by then.
     pub(crate) fn next_versions(
         &self,
         partition: u32,
         first: u64,
         keys: &[Option<u128>],
+        before: impl Fn(u128) -> Option<KeyHead>,
     ) -> Vec<KeyStep> {
         let mut heads: HashMap<u128, KeyHead> = HashMap::new();
         let step = |(key, offset): (&Option<u128>, u64)| {
@@ -101,7 +103,8 @@ impl Topic {
                     previous: None,
                 };
             };
-            let head = heads.get(&key).or_else(|| self.keys.get(&key)).copied();
+            let ahead = heads.get(&key).copied().or_else(|| before(key));
+            let head = ahead.or_else(|| self.keys.get(&key).copied());
             let version = head.map_or(1, |head| head.version + 1);
             heads.insert(
                 key,
@@ -114,7 +117,7 @@ impl Topic {
             KeyStep {
                 key,
                 version,
-                previous: head.map(|head| head.offset),
+                previous: head.map(|head| (head.partition, head.offset)),
             }
         };
         keys.iter().zip(first..).map(step).collect()

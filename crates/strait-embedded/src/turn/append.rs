@@ -1,18 +1,46 @@
 //! Appending.
 
+use std::collections::HashMap;
+
 use strait_core::events::{Append, Expected};
 use strait_core::{Attr, Error, Kind, MessageId, Position, Records, Result, Sent, codes};
 
 use super::{Turn, disk_full, no_such_partition, no_such_topic};
 use crate::fingerprint::Fingerprint;
 use crate::ops::{AppendOp, KeyStep, Op, TopicId};
-use crate::state::topic::Topic;
+use crate::state::topic::{KeyHead, Topic};
 
 /// An append that was checked: it is emitted, or was a duplicate.
 #[derive(Debug)]
 pub(super) enum Checked {
     New(AppendOp),
     Known(Sent),
+}
+
+/// What the sends of a unit will have changed for those behind them.
+#[derive(Debug, Default)]
+pub(super) struct Ahead {
+    counts: HashMap<(TopicId, u32), u64>,
+    ids: HashMap<(TopicId, u128), (u32, u64)>,
+    keys: HashMap<(TopicId, u128), KeyHead>,
+}
+
+impl Ahead {
+    pub(super) fn add(&mut self, checked: &Checked) {
+        let Checked::New(op) = checked else { return };
+        *self.counts.entry((op.topic, op.partition)).or_default() += u64::from(op.count);
+        for (id, offset) in op.ids.iter().zip(op.first..) {
+            self.ids.insert((op.topic, *id), (op.partition, offset));
+        }
+        for (step, offset) in op.versions.iter().zip(op.first..) {
+            let head = KeyHead {
+                version: step.version,
+                partition: op.partition,
+                offset,
+            };
+            self.keys.insert((op.topic, step.key), head);
+        }
+    }
 }
 
 impl Turn<'_> {
@@ -23,7 +51,7 @@ impl Turn<'_> {
             &append.records,
             &append.expected,
             append.dedupe,
-            0,
+            &Ahead::default(),
         )?;
         match checked {
             Checked::Known(sent) => Ok(sent),
@@ -35,7 +63,7 @@ impl Turn<'_> {
         }
     }
 
-    /// Checks an append against the state; `ahead` records of the same unit go to the same partition before it.
+    /// Checks an append against the state, as the sends of the same unit before it will have left it.
     pub(super) fn check_append(
         &self,
         topic: &str,
@@ -43,7 +71,7 @@ impl Turn<'_> {
         records: &Records,
         expected: &Expected,
         dedupe: bool,
-        ahead: u64,
+        ahead: &Ahead,
     ) -> Result<Checked> {
         let found = self
             .state
@@ -61,14 +89,15 @@ impl Turn<'_> {
         } else {
             Vec::new()
         };
-        if let Some(sent) = self.known(found, &ids, records)? {
+        if let Some(sent) = self.known(found, &ids, records, ahead)? {
             return Ok(Checked::Known(sent));
         }
         if !self.room {
             return Err(disk_full().with("topic", topic));
         }
-        let first = place.stream.end + ahead;
-        let versions = self.versions(found, partition, first, records);
+        let before = ahead.counts.get(&(found.id, partition)).copied();
+        let first = place.stream.end + before.unwrap_or(0);
+        let versions = self.versions(found, partition, first, records, ahead);
         check_expected(found, partition, first, expected, records, &versions)?;
         let mut op = append_op(found.id, partition, first, records, self.now.wall);
         op.ids = ids;
@@ -77,9 +106,18 @@ impl Turn<'_> {
     }
 
     /// Where the batch was stored, when its ids are remembered. A batch of which some are is refused.
-    fn known(&self, topic: &Topic, ids: &[u128], records: &Records) -> Result<Option<Sent>> {
+    fn known(
+        &self,
+        topic: &Topic,
+        ids: &[u128],
+        records: &Records,
+        ahead: &Ahead,
+    ) -> Result<Option<Sent>> {
         let window = topic.settings.dedupe_ms;
-        let found = |id: &u128| topic.dedupe.get(*id, window, self.now.wall);
+        let found = |id: &u128| {
+            let before = ahead.ids.get(&(topic.id, *id)).copied();
+            before.or_else(|| topic.dedupe.get(*id, window, self.now.wall))
+        };
         let known = ids.iter().filter(|id| found(id).is_some()).count();
         match ids.first().and_then(found) {
             None if known == 0 => Ok(None),
@@ -101,12 +139,13 @@ impl Turn<'_> {
         }
     }
 
-    fn versions(
+    pub(super) fn versions(
         &self,
         topic: &Topic,
         partition: u32,
         first: u64,
         records: &Records,
+        ahead: &Ahead,
     ) -> Vec<KeyStep> {
         if !topic.settings.key_versions {
             return Vec::new();
@@ -115,7 +154,8 @@ impl Turn<'_> {
             .iter()
             .map(|r| r.key().map(|key| self.fingerprint.of(key)))
             .collect();
-        topic.next_versions(partition, first, &keys)
+        let before = |key: u128| ahead.keys.get(&(topic.id, key)).copied();
+        topic.next_versions(partition, first, &keys, before)
     }
 }
 

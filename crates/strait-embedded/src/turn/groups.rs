@@ -7,6 +7,7 @@ use strait_core::{Error, Kind, Name, Position, Result};
 
 use super::{Turn, no_such_group, no_such_partition, no_such_topic};
 use crate::command::{Join, SeekTo};
+use crate::extents::StreamId;
 use crate::ops::{GroupId, Op};
 use crate::state::group::{Group, Settings};
 use crate::state::members::Member;
@@ -59,10 +60,16 @@ impl Turn<'_> {
         let Some(group) = self.state.groups.get(&id) else {
             return;
         };
+        // Retention may have gone on since the starts were looked up.
+        let earliest = |shard: u32| {
+            let stream = StreamId::partition(group.topic, shard);
+            self.state.stream(stream).map_or(0, |stream| stream.start)
+        };
+        let start = |i: u32| starts.get(i as usize).copied().unwrap_or(0);
         let unplaced: Vec<(u32, u64)> = (0..)
             .zip(&group.shards)
             .filter(|(_, shard)| !shard.placed)
-            .map(|(i, _)| (i, starts.get(i as usize).copied().unwrap_or(0)))
+            .map(|(i, _)| (i, start(i).max(earliest(i))))
             .collect();
         if unplaced.is_empty() {
             return;
@@ -96,6 +103,8 @@ impl Turn<'_> {
         if !seek.force {
             refuse_live(group, "its position is not moved")?;
         }
+        let stream = self.state.stream(StreamId::partition(group.topic, shard));
+        let to = to.max(stream.map_or(0, |stream| stream.start));
         self.take_back(id, shard, |_| true);
         self.record(|turn| {
             turn.emit(

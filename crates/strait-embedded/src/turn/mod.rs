@@ -162,19 +162,7 @@ impl<'a> Turn<'a> {
                 topic,
                 partition,
                 start,
-            } => {
-                self.record(|turn| {
-                    turn.emit(
-                        &Op::Trim {
-                            topic,
-                            partition,
-                            start,
-                        },
-                        None,
-                    )
-                });
-                return;
-            }
+            } => return self.trim(topic, partition, start),
             Command::Leave { group, consumer } => return self.leave(group, consumer),
             Command::HandedBack {
                 group,

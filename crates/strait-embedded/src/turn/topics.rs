@@ -92,6 +92,30 @@ impl Turn<'_> {
         }
     }
 
+    /// Retention: everything before `start` may go, up to what a group has out or parked by now.
+    pub(super) fn trim(&mut self, topic: TopicId, partition: u32, start: u64) {
+        let Some(found) = self.state.topics.get(&topic) else {
+            return;
+        };
+        let Some(place) = found.partitions.get(partition as usize) else {
+            return;
+        };
+        let groups = found
+            .groups
+            .iter()
+            .filter_map(|id| self.state.groups.get(id));
+        let needed = groups.filter_map(|group| group.needed_from(partition as usize));
+        let start = needed.min().unwrap_or(start).min(start);
+        if start > place.stream.start {
+            let op = Op::Trim {
+                topic,
+                partition,
+                start,
+            };
+            self.record(|turn| turn.emit(&op, None));
+        }
+    }
+
     pub(super) fn delete_topic(&mut self, name: &str) -> Result<()> {
         let topic = self
             .state

@@ -3,11 +3,9 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use strait_core::{
-    Error, Fence, Kind, Once, OnceEnd, Outcome, Outgoing, Receipt, Sent, Unit, Verdict,
-};
+use strait_core::{Error, Fence, Kind, Once, OnceEnd, Outcome, Outgoing, Sent, Unit, Verdict};
 
-use super::append::{Checked, append_op, sent};
+use super::append::{Ahead, Checked, append_op, sent};
 use super::ledger::check_key;
 use super::{Turn, disk_full};
 use crate::command::{Prepared, Taken};
@@ -39,7 +37,7 @@ impl Turn<'_> {
         let plan = match self.plan(&prepared.unit) {
             Ok(plan) => plan,
             Err(Refusal::Fenced) => {
-                disarm(prepared.unit);
+                self.abandon(prepared.unit);
                 return Outcome::Fenced;
             }
             Err(Refusal::Error(error)) => return Outcome::NotApplied(prepared.unit, error),
@@ -49,6 +47,11 @@ impl Turn<'_> {
             settle, send, once, ..
         } = unit;
         self.record(|turn| {
+            // Before the settles, which may append copies of dead letters: what was sent has its offsets already.
+            let outcome = match plan {
+                Plan::Seen(result) => Outcome::Seen(result),
+                Plan::Apply(checked) => Outcome::Applied(turn.send(send, checked)),
+            };
             let mut messages = messages.into_iter();
             for (receipt, verdict) in settle {
                 let taken = if needs_messages(&verdict) {
@@ -58,17 +61,22 @@ impl Turn<'_> {
                 };
                 turn.settle(receipt.settle(), verdict, taken.unwrap_or_default());
             }
-            match plan {
-                Plan::Seen(result) => Outcome::Seen(result),
-                Plan::Apply(checked) => {
-                    let sent = turn.send(send, checked);
-                    if let Some(once) = once {
-                        turn.end_claim(&once);
-                    }
-                    Outcome::Applied(sent)
-                }
+            if let (Outcome::Applied(_), Some(once)) = (&outcome, once) {
+                turn.end_claim(&once);
             }
+            outcome
         })
+    }
+
+    /// The receipts of a fenced unit that are valid are as good as dropped: their messages come back at once.
+    fn abandon(&mut self, unit: Unit) {
+        for (receipt, _) in unit.settle {
+            // Not by its drop, which takes the lock that this turn holds.
+            let fence = receipt.settle();
+            if let Some(group) = self.state.groups.get_mut(&group_of(fence.consumer)) {
+                group.abandon(&fence);
+            }
+        }
     }
 
     fn plan(&mut self, unit: &Unit) -> Result<Plan, Refusal> {
@@ -94,15 +102,19 @@ impl Turn<'_> {
         {
             return Ok(Plan::Seen(result));
         }
+        let mut ahead = Ahead::default();
         let mut checked: Vec<Checked> = Vec::with_capacity(unit.send.len());
         for outgoing in &unit.send {
-            let item = self.check_outgoing(outgoing, &checked)?;
+            let item = self.check_outgoing(outgoing, &ahead)?;
+            if unit.send.len() > 1 {
+                ahead.add(&item);
+            }
             checked.push(item);
         }
         Ok(Plan::Apply(checked))
     }
 
-    fn check_outgoing(&self, outgoing: &Outgoing, before: &[Checked]) -> Result<Checked, Error> {
+    fn check_outgoing(&self, outgoing: &Outgoing, ahead: &Ahead) -> Result<Checked, Error> {
         match outgoing {
             Outgoing::Append {
                 topic,
@@ -110,19 +122,7 @@ impl Turn<'_> {
                 records,
                 expected,
                 dedupe,
-            } => {
-                let id = self.state.topic_named(topic).map(|topic| topic.id);
-                let ahead = before
-                    .iter()
-                    .filter_map(|checked| match checked {
-                        Checked::New(op) if Some(op.topic) == id && op.partition == *partition => {
-                            Some(u64::from(op.count))
-                        }
-                        _ => None,
-                    })
-                    .sum();
-                self.check_append(topic, *partition, records, expected, *dedupe, ahead)
-            }
+            } => self.check_append(topic, *partition, records, expected, *dedupe, ahead),
             _ => Err(Error::unsupported(
                 "the embedded engine has no lane for this message",
                 "send it through a lane that this engine offers",
@@ -169,6 +169,8 @@ impl Turn<'_> {
             };
             if suspect.as_ref().is_some_and(covers) {
                 *suspect = None;
+                // The next one to go out alone may be of another member.
+                found.members.wake_all();
             }
         }
         match verdict {
@@ -303,7 +305,9 @@ impl Turn<'_> {
             .zip(message.copy)
             .and_then(|(topic, (partition, records))| {
                 let stream = &topic.partitions.get(partition as usize)?.stream;
-                let op = append_op(topic.id, partition, stream.end, &records, self.now.wall);
+                let mut op = append_op(topic.id, partition, stream.end, &records, self.now.wall);
+                let ahead = Ahead::default();
+                op.versions = self.versions(topic, partition, op.first, &records, &ahead);
                 Some((op, records))
             });
         self.emit(
@@ -360,10 +364,4 @@ impl Turn<'_> {
 /// True for the verdicts that need the messages themselves.
 pub(crate) fn needs_messages(verdict: &Verdict) -> bool {
     matches!(verdict, Verdict::Retry { .. } | Verdict::Dead(_))
-}
-
-fn disarm(unit: Unit) {
-    for (receipt, _) in unit.settle {
-        Receipt::settle(receipt);
-    }
 }
