@@ -12,6 +12,8 @@
 //! memory_bytes = 1073741824  # what `memory:` may hold
 //! body_limit = 1048576       # longest body
 //! retention_every = "10s"
+//! listen = true              # answer other processes that open the directory
+//! wait_for_lock = "30s"      # where another process has the directory and does not share it
 //! ```
 //!
 //! Unknown keys are refused with their name and line. Durations are text: `500ms`, `30s`, `10m`, `24h`, `7d`.
@@ -45,6 +47,13 @@ struct File {
 
 #[derive(Debug, Default, Deserialize)]
 #[serde(deny_unknown_fields)]
+#[cfg_attr(
+    not(feature = "embedded"),
+    expect(
+        dead_code,
+        reason = "checked for what they are; there is no engine to give them to, which opening says"
+    )
+)]
 struct EngineTable {
     durability: Option<DurabilityWord>,
     queue_bytes: Option<usize>,
@@ -55,6 +64,9 @@ struct EngineTable {
     body_limit: Option<usize>,
     #[serde(default, deserialize_with = "duration")]
     retention_every: Option<Duration>,
+    listen: Option<bool>,
+    #[serde(default, deserialize_with = "duration")]
+    wait_for_lock: Option<Duration>,
 }
 
 #[derive(Debug, Clone, Copy, Deserialize)]
@@ -124,7 +136,8 @@ impl EngineTable {
     #[cfg(feature = "embedded")]
     fn options(self) -> EngineOptions {
         use strait_core::events::Durability;
-        let mut options = EngineOptions::default();
+        let mut share = EngineOptions::default();
+        let options = &mut share.engine;
         if let Some(word) = self.durability {
             options.durability = match word {
                 DurabilityWord::Fsync => Durability::Fsynced,
@@ -138,12 +151,14 @@ impl EngineTable {
         set(&mut options.memory_bytes, self.memory_bytes);
         set(&mut options.limits.body, self.body_limit);
         set(&mut options.retention_every, self.retention_every);
-        options
+        set(&mut share.listen, self.listen);
+        share.wait_for_lock = self.wait_for_lock;
+        share
     }
 
     #[cfg(not(feature = "embedded"))]
     fn options(self) -> EngineOptions {
-        EngineOptions
+        EngineOptions {}
     }
 }
 
@@ -183,9 +198,11 @@ fn override_with(
         .or_insert_with(|| toml::Table::new().into())
         .as_table_mut()
         .ok_or_else(|| config_error("`engine` is not a table"))?;
-    let value = value
-        .parse::<i64>()
-        .map_or_else(|_| toml::Value::from(value), toml::Value::from);
+    let value = match (value.parse::<i64>(), value.parse::<bool>()) {
+        (Ok(number), _) => toml::Value::from(number),
+        (_, Ok(flag)) => toml::Value::from(flag),
+        _ => toml::Value::from(value),
+    };
     engine.insert(key.clone(), value);
     EngineTable::deserialize(toml::Value::Table(engine.clone()))
         .map(drop)
@@ -295,12 +312,18 @@ mod tests {
     #[test]
     fn the_environment_is_put_over_the_files_options() {
         let options = |env: &[(&str, &str)]| parse(FILE, env).unwrap().engine;
-        assert_eq!(options(&[]).retention_every, Duration::from_secs(30));
+        assert_eq!(options(&[]).engine.retention_every, Duration::from_secs(30));
+        assert!(options(&[]).listen);
         let over = options(&[
             ("STRAIT_ENGINE_RETENTION_EVERY", "5m"),
             ("STRAIT_ENGINE_DURABILITY", "os"),
             ("STRAIT_ENGINE_BODY_LIMIT", "4096"),
+            ("STRAIT_ENGINE_LISTEN", "false"),
+            ("STRAIT_ENGINE_WAIT_FOR_LOCK", "2s"),
         ]);
+        assert!(!over.listen);
+        assert_eq!(over.wait_for_lock, Some(Duration::from_secs(2)));
+        let over = over.engine;
         assert_eq!(over.retention_every, Duration::from_secs(300));
         assert_eq!(over.durability, strait_core::events::Durability::Os);
         assert_eq!(over.limits.body, 4096);

@@ -11,6 +11,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::app::App;
 use crate::events::Events;
+#[cfg(feature = "embedded")]
+use crate::owner::{ShareOptions, Shared};
 use crate::target::Target;
 
 /// Bytes of appends of one [`Strait`] that may be under way; more wait for room.
@@ -69,15 +71,19 @@ impl Strait {
 
     /// The embedded engine on a directory, with its defaults; the same as [`open`](Strait::open) with `file:DIR`.
     ///
+    /// Processes of one user share a directory: the first owns it, the others go through its socket, and when it ends one
+    /// of them takes its place (see [`owner`](crate::owner)).
+    ///
     /// # Errors
     ///
     /// As for [`open`](Strait::open).
     #[cfg(feature = "embedded")]
     pub async fn embedded(dir: impl AsRef<Path>) -> Result<Self> {
-        Self::embedded_with(dir, strait_embedded::Options::default()).await
+        Self::embedded_with(dir, ShareOptions::default()).await
     }
 
-    /// The embedded engine on a directory, with options.
+    /// The embedded engine on a directory, with options: the engine's own ([`embedded::Options`](crate::embedded::Options)),
+    /// or these and how the directory is shared ([`ShareOptions`](crate::owner::ShareOptions)).
     ///
     /// # Errors
     ///
@@ -85,9 +91,9 @@ impl Strait {
     #[cfg(feature = "embedded")]
     pub async fn embedded_with(
         dir: impl AsRef<Path>,
-        options: strait_embedded::Options,
+        options: impl Into<ShareOptions>,
     ) -> Result<Self> {
-        open_directory(dir.as_ref(), options).await
+        open_directory(dir.as_ref(), options.into()).await
     }
 
     /// The embedded engine on a memory disk: the same code, nothing survives.
@@ -175,18 +181,20 @@ impl fmt::Debug for Strait {
 }
 
 #[cfg(feature = "embedded")]
-pub(crate) type EngineOptions = strait_embedded::Options;
+pub(crate) type EngineOptions = ShareOptions;
 /// Without an engine there is nothing to set.
 #[cfg(not(feature = "embedded"))]
 #[derive(Debug, Clone, Default)]
-pub(crate) struct EngineOptions;
+pub(crate) struct EngineOptions {}
 
 /// One arm per scheme: what can be opened is what stands here.
 #[cfg(feature = "embedded")]
 pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Result<Strait> {
     match target {
         Target::Directory(dir) => open_directory(&dir, options).await,
-        Target::Memory => Ok(Strait::on(strait_embedded::Embedded::memory(options)?)),
+        Target::Memory => Ok(Strait::on(strait_embedded::Embedded::memory(
+            options.engine,
+        )?)),
         Target::Config(path) => Err(nested(&path)),
     }
 }
@@ -216,16 +224,18 @@ fn nested(path: &Path) -> Error {
     .next("write `url = \"file:DIR\"` in the configuration")
 }
 
-/// Opening reads and may recover a log, so it gets a thread that may block.
+/// As the directory's owner, or through its owner's socket.
 #[cfg(feature = "embedded")]
-async fn open_directory(dir: &Path, options: EngineOptions) -> Result<Strait> {
-    let dir = dir.to_owned();
-    let opened =
-        tokio::task::spawn_blocking(move || strait_embedded::Embedded::open(dir, options)).await;
-    match opened {
-        Ok(engine) => Ok(Strait::on(engine?)),
-        Err(join) => Err(
-            Error::new(strait_core::Kind::Unexpected, "opening the engine failed").caused_by(join),
-        ),
+async fn open_directory(dir: &Path, options: ShareOptions) -> Result<Strait> {
+    Ok(Strait::on(Arc::new(Shared::open(dir, options).await?)))
+}
+
+#[cfg(feature = "embedded")]
+impl From<strait_embedded::Options> for ShareOptions {
+    fn from(engine: strait_embedded::Options) -> Self {
+        ShareOptions {
+            engine,
+            ..ShareOptions::default()
+        }
     }
 }
