@@ -287,7 +287,11 @@ impl Member {
         for again in messages {
             let receipt = home.receipt(shard, grant, again.offset, 1);
             let (name, group) = (&home.topic_name, home.group());
-            let message = read_again(&home.shared, name, home.topic, group, shard, &again)?;
+            let message = match read_again(&home.shared, name, home.topic, group, shard, &again) {
+                // The grant was lost before it was read.
+                Err(error) if error.is(codes::OFFSET_GONE) => continue,
+                other => other?,
+            };
             if again.attempt > home.max_attempts {
                 home.give_up(&message, receipt, &again);
                 continue;
@@ -449,8 +453,10 @@ impl Source for Member {
                 self.fetching = None;
                 if let Ok(Some(granted)) = answer
                     && let Err(error) = self.take(granted)
-                    // Then the group is gone too, which is what the member is told.
+                    // Without its topic the group is gone too, which is what the member is told. And retention removes
+                    // only what is not leased: the grant was lost before it was read.
                     && !error.is(codes::NO_SUCH_TOPIC)
+                    && !error.is(codes::OFFSET_GONE)
                 {
                     return Poll::Ready(Err(error));
                 }
