@@ -77,7 +77,7 @@ impl Default for ReconnectOptions {
 ///   its batch was made within the last seconds, holds no ids of its own and was not sent before. For the latter
 ///   `dedupe` is turned on, by the batch's id, as long as the engine is another process. Otherwise, and for topics whose
 ///   dedupe window is over, the answer is `unknown_outcome`. Units that only send are handled in the same way.
-/// * Units that settle answer `Unknown`, or `Fenced`: receipts end with the connection.
+/// * Units that settle answer `Unknown`, or `Fenced` when they were not sent: receipts end with the connection.
 /// * Other writes answer `unknown_outcome` when they were sent.
 /// * Consumers see `Lost` for each of their shards and join again by themselves; then `Assigned`. The consumer's `id` stays
 ///   that of its first membership; its receipts carry the present one.

@@ -188,11 +188,17 @@ async fn attempt(
                 one.doubt = Some(error);
                 still.push(one);
             }
-            Some(Outcome::NotApplied(unit, error))
-                if unit.settle.is_empty() && unit.under.is_none() && current.is_lost(&error) =>
-            {
-                one.unit = unit;
-                still.push(one);
+            Some(Outcome::NotApplied(unit, error)) if current.is_lost(&error) => {
+                if unit.settle.is_empty() && unit.under.is_none() {
+                    one.unit = unit;
+                    still.push(one);
+                } else {
+                    // Its receipts ended with the engine that gave them.
+                    unit.settle.into_iter().for_each(|(receipt, _)| {
+                        receipt.settle();
+                    });
+                    outcomes[one.place] = Some(Outcome::Fenced);
+                }
             }
             Some(Outcome::Applied(mut sent)) => {
                 for (sent, marked) in sent.iter_mut().zip(&one.marked) {
