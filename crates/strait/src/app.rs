@@ -139,7 +139,12 @@ impl App {
     ///
     /// As for [`run`](App::run).
     pub async fn run_until(self, until: impl Future) -> Result<()> {
-        let mut running = self.start().await?;
+        let mut until = std::pin::pin!(until);
+        let mut running = tokio::select! {
+            biased;
+            _ = &mut until => return Ok(()),
+            started = self.start() => started?,
+        };
         tokio::select! {
             _ = until => running.stop().await,
             ended = running.ended() => {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::{GroupSpec, Order, Start};
-use strait_core::{Error, Name, Result};
+use strait_core::{Error, Kind, Name, Result};
 
 use crate::backoff::Backoff;
 use crate::events::{Group, Topic};
@@ -13,6 +13,9 @@ use crate::guarantee::{Guarantee, Idempotency};
 use crate::handler::{BatchHandler, BatchSize, Handler};
 use crate::message::{Message, Raw};
 use crate::run::{Drive, Each, Many, Options};
+
+/// A lease is extended at a third of its time: a shorter one is lost to the first delay of a busy machine.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// What becomes of a message that cannot be read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -227,6 +230,16 @@ impl Consume {
         };
         spec.max_attempts = self.options.backoff.attempts();
         spec.lease = self.lease.unwrap_or(spec.lease);
+        if spec.lease < SHORTEST_LEASE {
+            return Err(Error::new(
+                Kind::Config,
+                format!("a lease of {:?} is too short", spec.lease),
+            )
+            .with("group", &spec.group)
+            .next(format!(
+                "give it at least {SHORTEST_LEASE:?}; it is extended while the process lives"
+            )));
+        }
         spec.handover = self.handover.unwrap_or(spec.handover);
         spec.gap = self.gap.unwrap_or(spec.gap);
         spec.max_dead = self.max_dead.unwrap_or(spec.max_dead);

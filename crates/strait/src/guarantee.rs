@@ -1,6 +1,7 @@
 //! The words for guarantees, and the ledger behind two of them.
 
 use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use strait_core::{Claim, ClaimToken, Claimed as Answer, Once, OnceEnd, Verdict};
 
 use crate::extract::{Context, Meta};
 use crate::failure::shorten;
-use crate::run::Ending;
+use crate::run::{Ending, dead};
 
 /// How long a handled key is remembered unless it is said.
 const REMEMBER: Duration = Duration::from_secs(24 * 3600);
@@ -158,13 +159,19 @@ impl Guarantee {
         let Some(idempotency) = self.idempotency() else {
             return Claimed::Go(Ticket(None));
         };
-        let key = idempotency.key_of(cx);
+        // The key may be found by code of the user: poison there is poison like any other.
+        let key = match catch_unwind(AssertUnwindSafe(|| idempotency.key_of(cx))) {
+            Ok(key) => key,
+            Err(_) => {
+                return Claimed::Ended(dead(cx, "finding its idempotency key panicked".to_owned()));
+            }
+        };
         if key.len() > KEY_BYTES {
             let reason = format!(
                 "its idempotency key has {} bytes, the limit is {KEY_BYTES}",
                 key.len()
             );
-            return Claimed::Ended(Ending::of(Verdict::Dead(reason.into())));
+            return Claimed::Ended(dead(cx, reason));
         }
         let (topic, partition, position) = (
             cx.stored.topic(),
@@ -197,12 +204,11 @@ impl Guarantee {
                 Claimed::Ended(later("another message of the same key is being handled"))
             }
             Ok(Answer::Unfinished(token)) => {
-                cx.consumer.meters.dead.increment(1);
                 let reason = "maybe done: an earlier attempt began and its end is not known (a crash, or a lost lease)";
                 // An operator who redrives it wants it to run: the claim ends with the verdict.
                 Claimed::Ended(Ending {
                     once: Some(ticket(token)),
-                    ..Ending::of(Verdict::Dead(reason.into()))
+                    ..dead(cx, reason.to_owned())
                 })
             }
             Err(error) => Claimed::Ended(later(&shorten(format!(

@@ -10,7 +10,8 @@ use futures_util::FutureExt;
 use strait_core::{Error, Fut, Outgoing, Timestamp, Verdict};
 use tracing::Instrument;
 
-use super::shard::{Ending, Few, ShardCx, ShardTask, Task};
+use super::handling::{Ending, Few, Task};
+use super::shard::{ShardCx, ShardTask};
 use super::{ConsumerCx, ShardLeases};
 use crate::consume::Undecodable;
 use crate::extract::{BatchContext, Context, Setup};
@@ -80,7 +81,7 @@ impl<H: Handler<M, A>, M: Message, A> Each<H, M, A> {
         let cx = context(consumer, leases, task);
         let message = match decode::<M>(&cx) {
             Ok(message) => message,
-            Err(ending) => return ending,
+            Err(ending) => return *ending,
         };
         let ticket = match cx.consumer.options.guarantee.claim(&cx).await {
             Claimed::Go(ticket) => ticket,
@@ -156,18 +157,15 @@ fn context(consumer: Arc<ConsumerCx>, leases: Arc<ShardLeases>, task: Task) -> C
 
 /// Reads the message, or ends it by the consumer's policy for what it cannot read. A decoder that panics is poison like
 /// any other.
-fn decode<M: Message>(cx: &Context) -> Result<M, Ending> {
+fn decode<M: Message>(cx: &Context) -> Result<M, Box<Ending>> {
     let decoded = catch_unwind(AssertUnwindSafe(|| M::from_stored(&cx.stored)));
     match decoded {
         Ok(Ok(message)) => Ok(message),
-        Ok(Err(error)) => Err(undecodable(cx, &error)),
+        Ok(Err(error)) => Err(Box::new(undecodable(cx, &error))),
         Err(panic) => {
             cx.consumer.meters.panics.increment(1);
-            Err(failed(
-                cx,
-                format!("decoding panicked: {}", panic_text(&*panic)),
-                None,
-            ))
+            let reason = format!("decoding panicked: {}", panic_text(&*panic));
+            Err(Box::new(failed(cx, reason, None)))
         }
     }
 }
@@ -277,7 +275,8 @@ fn failed(cx: &Context, reason: String, wait: Option<Duration>) -> Ending {
     })
 }
 
-fn dead(cx: &Context, reason: String) -> Ending {
+/// Given up.
+pub(crate) fn dead(cx: &Context, reason: String) -> Ending {
     cx.consumer.meters.dead.increment(1);
     tracing::warn!(consumer = &*cx.consumer.id, message = ?cx.stored, %reason, "given up: it goes to the dead letters");
     Ending::of(Verdict::Dead(reason.into()))
@@ -351,7 +350,7 @@ impl<H: BatchHandler<M, A>, M: Message, A> Many<H, M, A> {
                     items.push(BatchItem::new(message, cx));
                     endings.push(None);
                 }
-                Err(ending) => endings.push(Some(ending)),
+                Err(ending) => endings.push(Some(*ending)),
             }
         }
         let mut verdicts = self.verdicts(&contexts, items).await.into_iter();

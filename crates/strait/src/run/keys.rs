@@ -10,7 +10,7 @@ use strait_core::Position;
 pub(crate) enum Admit {
     /// Handle it.
     Run,
-    /// An earlier one of its key is being handled: keep it.
+    /// An earlier one of its key is here: keep it.
     Wait,
     /// The effects of an earlier one of its key are not committed yet: keep it, unless it can join them.
     Committing,
@@ -20,19 +20,28 @@ pub(crate) enum Admit {
 
 /// A key that is not free.
 struct Busy<T> {
+    /// A message is being handled, or is about to be.
     handling: bool,
     committing: bool,
     kept: VecDeque<T>,
+}
+
+/// A key with a message that was sent back to be tried again.
+struct Blocked {
+    /// That message.
+    first: Position,
+    /// The greatest position of the key that was seen since. First deliveries come in order, so what is at or before it
+    /// is a redelivery, which the engine makes only when it is the key's turn; what is behind it was on its way already.
+    last: Position,
+    /// The engine does not know of it yet, so it may redeliver what should wait.
+    unsaid: bool,
 }
 
 /// The keys of a shard that are not free, by hash. `T` is what waits.
 pub(crate) struct Keys<T> {
     busy: RapidHashMap<u64, Busy<T>>,
     waiting: usize,
-    /// A message of the key was sent back to be tried again: the greatest position of the key that was seen since. First
-    /// deliveries come in order, so anything at or before it is a redelivery, which the engine makes only when it is the
-    /// key's turn; anything behind it was on its way already.
-    blocked: RapidHashMap<u64, Position>,
+    blocked: RapidHashMap<u64, Blocked>,
 }
 
 impl<T> Keys<T> {
@@ -46,31 +55,57 @@ impl<T> Keys<T> {
 
     /// Asks for a message of the key at `position`.
     pub(crate) fn admit(&mut self, key: u64, position: Position) -> Admit {
-        if !self.blocked.is_empty() && self.is_blocked(key, position) {
+        if self.is_blocked(key, position) {
             return Admit::Release;
         }
         if self.busy.is_empty() {
             return Admit::Run;
         }
         match self.busy.get(&key) {
-            Some(busy) if busy.handling => Admit::Wait,
-            Some(_) => Admit::Committing,
             None => Admit::Run,
+            Some(busy) if busy.handling || !busy.kept.is_empty() => Admit::Wait,
+            Some(_) => Admit::Committing,
         }
     }
 
-    /// True when the message must go back; remembers that it was seen. A redelivery ends the block.
+    /// True when the message must go back; remembers that it was seen. A redelivery at its turn ends the block.
     pub(crate) fn is_blocked(&mut self, key: u64, position: Position) -> bool {
-        match self.blocked.get_mut(&key) {
-            Some(last) if position > *last => {
-                *last = position;
-                true
-            }
-            Some(_) => {
-                self.blocked.remove(&key);
-                false
-            }
-            None => false,
+        if self.blocked.is_empty() {
+            return false;
+        }
+        let Some(block) = self.blocked.get_mut(&key) else {
+            return false;
+        };
+        if position > block.last {
+            block.last = position;
+            return true;
+        }
+        if block.unsaid && position != block.first {
+            return true;
+        }
+        self.blocked.remove(&key);
+        false
+    }
+
+    /// The message at `position` comes again, and the engine is about to be told (`unsaid`) or knows: later ones go back
+    /// until it does.
+    pub(crate) fn block(&mut self, key: u64, position: Position, unsaid: bool) {
+        let block = self.blocked.entry(key).or_insert(Blocked {
+            first: position,
+            last: position,
+            unsaid,
+        });
+        block.first = position;
+        block.last = position.max(block.last);
+        block.unsaid = unsaid;
+    }
+
+    /// The engine knows that the message at `position` comes again.
+    pub(crate) fn said(&mut self, key: u64, position: Position) {
+        if let Some(block) = self.blocked.get_mut(&key)
+            && block.first == position
+        {
+            block.unsaid = false;
         }
     }
 
@@ -85,46 +120,55 @@ impl<T> Keys<T> {
         self.waiting
     }
 
+    /// True when effects of the key are not committed yet.
+    pub(crate) fn is_committing(&self, key: u64) -> bool {
+        self.busy.get(&key).is_some_and(|busy| busy.committing)
+    }
+
     /// A message of the key is being handled.
     pub(crate) fn begin(&mut self, key: u64) {
         self.entry(key).handling = true;
     }
 
-    /// Its handling ended; `committing`: with effects that are not committed. Gives what waited, to be admitted again.
-    pub(crate) fn end(&mut self, key: u64, committing: bool) -> VecDeque<T> {
+    /// Its handling ended; `committing`: with effects that are not committed. Gives the next of the key that was kept: the
+    /// key counts as handling on its behalf.
+    pub(crate) fn end(&mut self, key: u64, committing: bool) -> Option<T> {
         if committing {
             self.entry(key).committing = true;
         } else if self.busy.is_empty() {
-            return VecDeque::new();
+            return None;
         }
-        if let Some(busy) = self.busy.get_mut(&key) {
-            busy.handling = false;
-        }
-        self.give(key)
+        self.busy.get_mut(&key)?.handling = false;
+        self.next(key)
     }
 
-    /// The effects of the key are committed, or never will be. Gives what waited, to be admitted again.
-    pub(crate) fn committed(&mut self, key: u64) -> VecDeque<T> {
-        match self.busy.get_mut(&key) {
-            Some(busy) => busy.committing = false,
-            None => return VecDeque::new(),
-        }
-        self.give(key)
+    /// The effects of the key are committed, or never will be. Gives the next of the key, as [`end`](Keys::end) does.
+    pub(crate) fn committed(&mut self, key: u64) -> Option<T> {
+        self.busy.get_mut(&key)?.committing = false;
+        self.next(key)
     }
 
-    fn give(&mut self, key: u64) -> VecDeque<T> {
-        let Some(busy) = self.busy.get_mut(&key) else {
-            return VecDeque::new();
-        };
+    /// The next of the key, which it was given, has to wait for a commit after all.
+    pub(crate) fn put_back(&mut self, key: u64, item: T) {
+        let busy = self.entry(key);
+        busy.handling = false;
+        busy.kept.push_front(item);
+        self.waiting += 1;
+    }
+
+    fn next(&mut self, key: u64) -> Option<T> {
+        let busy = self.busy.get_mut(&key)?;
         if busy.handling {
-            return VecDeque::new();
+            return None;
         }
-        let kept = std::mem::take(&mut busy.kept);
-        self.waiting -= kept.len();
-        if !busy.committing {
+        let next = busy.kept.pop_front();
+        if next.is_some() {
+            busy.handling = true;
+            self.waiting -= 1;
+        } else if !busy.committing {
             self.busy.remove(&key);
         }
-        kept
+        next
     }
 
     fn entry(&mut self, key: u64) -> &mut Busy<T> {
@@ -133,12 +177,6 @@ impl<T> Keys<T> {
             committing: false,
             kept: VecDeque::new(),
         })
-    }
-
-    /// The message at `position` will come again: later ones go back until it does.
-    pub(crate) fn block(&mut self, key: u64, position: Position) {
-        let last = self.blocked.entry(key).or_insert(position);
-        *last = position.max(*last);
     }
 
     /// Everything that was kept.
@@ -163,11 +201,20 @@ mod tests {
         let mut keys = Keys::new();
         assert_eq!(keys.admit(KEY, at(1)), Admit::Run);
         keys.begin(KEY);
-        assert_eq!(keys.admit(KEY, at(2)), Admit::Wait);
-        keys.keep(KEY, 2);
-        assert_eq!(keys.admit(8, at(3)), Admit::Run);
-        assert_eq!(keys.end(KEY, false), [2]);
-        assert_eq!((keys.waiting(), keys.admit(KEY, at(2))), (0, Admit::Run));
+        for n in [2, 3] {
+            assert_eq!(keys.admit(KEY, at(n)), Admit::Wait);
+            keys.keep(KEY, n);
+        }
+        assert_eq!(keys.admit(8, at(4)), Admit::Run);
+        assert_eq!(keys.end(KEY, false), Some(2));
+        assert_eq!(
+            keys.admit(KEY, at(5)),
+            Admit::Wait,
+            "the next has the key already"
+        );
+        assert_eq!((keys.end(KEY, false), keys.waiting()), (Some(3), 0));
+        assert_eq!(keys.end(KEY, false), None);
+        assert_eq!(keys.admit(KEY, at(5)), Admit::Run);
     }
 
     #[test]
@@ -175,35 +222,57 @@ mod tests {
         let mut keys = Keys::new();
         keys.begin(KEY);
         keys.keep(KEY, 2);
-        assert_eq!(keys.end(KEY, true), [2], "may join what is not handed over");
-        assert_eq!(keys.admit(KEY, at(2)), Admit::Committing);
-        keys.keep(KEY, 2);
-        assert_eq!(keys.committed(KEY), [2]);
-        assert_eq!(keys.admit(KEY, at(2)), Admit::Run);
-        assert!(keys.committed(KEY).is_empty() && keys.end(KEY, false).is_empty());
+        assert_eq!(
+            keys.end(KEY, true),
+            Some(2),
+            "it may join what is not handed over"
+        );
+        assert!(keys.is_committing(KEY));
+        keys.put_back(KEY, 2);
+        assert_eq!((keys.admit(KEY, at(3)), keys.waiting()), (Admit::Wait, 1));
+        assert_eq!(keys.committed(KEY), Some(2));
+        assert_eq!(keys.end(KEY, true), None);
+        assert_eq!(keys.admit(KEY, at(3)), Admit::Committing);
+        assert_eq!(keys.committed(KEY), None);
+        assert_eq!(keys.admit(KEY, at(3)), Admit::Run);
+        assert_eq!((keys.committed(KEY), keys.end(KEY, false)), (None, None));
     }
 
     #[test]
     fn none_passes_one_that_comes_again() {
         let mut keys = Keys::<()>::new();
-        keys.block(KEY, at(1));
+        keys.block(KEY, at(1), true);
         assert_eq!(keys.admit(KEY, at(2)), Admit::Release);
         assert_eq!(keys.admit(KEY, at(5)), Admit::Release);
+        assert_eq!(
+            keys.admit(KEY, at(2)),
+            Admit::Release,
+            "the engine does not know yet"
+        );
         assert_eq!(keys.admit(8, at(3)), Admit::Run);
+        keys.said(KEY, at(1));
         // The engine gives the first one again, then those that were given back.
-        assert_eq!(keys.admit(KEY, at(1)), Admit::Run);
-        assert_eq!(keys.admit(KEY, at(2)), Admit::Run);
-        assert_eq!(keys.admit(KEY, at(5)), Admit::Run);
-        assert_eq!(keys.admit(KEY, at(9)), Admit::Run);
+        for n in [1, 2, 5, 9] {
+            assert_eq!(keys.admit(KEY, at(n)), Admit::Run);
+        }
     }
 
     #[test]
     fn a_first_one_that_never_returns_does_not_block_for_ever() {
         let mut keys = Keys::<()>::new();
-        keys.block(KEY, at(1));
+        keys.block(KEY, at(1), true);
+        keys.said(KEY, at(1));
         assert_eq!(keys.admit(KEY, at(2)), Admit::Release);
         // The first went to the dead letters by another hand: the second returns.
         assert_eq!(keys.admit(KEY, at(2)), Admit::Run);
         assert_eq!(keys.admit(KEY, at(3)), Admit::Run);
+    }
+
+    #[test]
+    fn the_message_itself_ends_its_block_whatever_is_known() {
+        let mut keys = Keys::<()>::new();
+        keys.block(KEY, at(1), true);
+        assert_eq!(keys.admit(KEY, at(1)), Admit::Run);
+        assert_eq!(keys.admit(KEY, at(2)), Admit::Run);
     }
 }

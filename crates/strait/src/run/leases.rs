@@ -19,6 +19,9 @@ pub(crate) struct ShardLeases {
     pub(crate) shard: Shard,
     ranges: Mutex<BTreeMap<Position, Fence>>,
     watchers: Mutex<Vec<(Position, Weak<Token>)>>,
+    /// Ranges that were lost one by one, and whether there are any.
+    lost: Mutex<Vec<Fence>>,
+    any_lost: AtomicBool,
     bell: Arc<Bell>,
 }
 
@@ -28,6 +31,8 @@ impl ShardLeases {
             shard,
             ranges: Mutex::default(),
             watchers: Mutex::default(),
+            lost: Mutex::default(),
+            any_lost: AtomicBool::new(false),
             bell,
         }
     }
@@ -36,6 +41,19 @@ impl ShardLeases {
     pub(crate) fn add(&self, fence: Fence) {
         self.ranges.lock().insert(fence.first, fence);
         self.bell.ring();
+        if self.any_lost.load(Ordering::Acquire) {
+            // What comes again is ours again.
+            let mut lost = self.lost.lock();
+            lost.retain(|old| old.end() <= fence.first || fence.end() <= old.first);
+            self.any_lost.store(!lost.is_empty(), Ordering::Release);
+        }
+    }
+
+    /// True when the message is out, but no longer with this member: another will get it, or this one again.
+    #[inline]
+    pub(crate) fn is_lost(&self, position: Position) -> bool {
+        let inside = |fence: &Fence| fence.first <= position && position < fence.end();
+        self.any_lost.load(Ordering::Acquire) && self.lost.lock().iter().any(inside)
     }
 
     /// Ranges end: from here on they are the engine's.
@@ -72,6 +90,8 @@ impl ShardLeases {
         }
         ranges.remove(&fence.first);
         drop(ranges);
+        self.lost.lock().push(fence);
+        self.any_lost.store(true, Ordering::Release);
         self.fire(|position| fence.first <= position && position < fence.end());
         true
     }
@@ -168,7 +188,7 @@ impl MemberLeases {
 
     /// Extends everything that is out. A range that the engine no longer knows is lost, unless parts of it ended while we
     /// asked: then the rest is asked for again.
-    fn extend(&self) {
+    fn extend(&self, bell: &Bell) {
         let mut asked: Vec<(Arc<ShardLeases>, Fence)> = Vec::new();
         for shard in self.shards() {
             asked.extend(shard.held().into_iter().map(|fence| (shard.clone(), fence)));
@@ -178,12 +198,14 @@ impl MemberLeases {
                 return;
             }
             let fences = asked.iter().map(|(_, fence)| *fence).collect();
-            let kept = match block_on(self.control.extend(fences, self.lease), self.lease / 3) {
+            let extension = self.control.extend(fences, self.lease);
+            let kept = match block_on(extension, self.lease / 3, bell) {
                 Some(Ok(kept)) => kept,
                 Some(Err(error)) => {
                     tracing::warn!(?error, "leases could not be extended; trying again");
                     return;
                 }
+                None if bell.is_stopped() => return,
                 None => {
                     tracing::warn!(
                         "the engine did not answer to an extension of leases; trying again"
@@ -230,6 +252,10 @@ impl Bell {
             self.state.lock().rung = true;
             self.wake.notify_one();
         }
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.state.lock().stop
     }
 
     fn stop(&self) {
@@ -290,6 +316,7 @@ impl Drop for LeaseThread {
     fn drop(&mut self) {
         self.bell.stop();
         if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
             // A panic there was reported by the panic hook.
             let _ = thread.join();
         }
@@ -320,7 +347,7 @@ fn run(bell: &Bell, members: &Mutex<Vec<Arc<MemberLeases>>>) {
         }
         drop(state);
         let list = members.lock().clone();
-        list.iter().for_each(|member| member.extend());
+        list.iter().for_each(|member| member.extend(bell));
     }
 }
 
@@ -332,8 +359,8 @@ impl Wake for Unpark {
     }
 }
 
-/// Waits for a future on this thread, for at most `limit`.
-fn block_on<T>(mut future: Fut<T>, limit: Duration) -> Option<T> {
+/// Waits for a future on this thread, for at most `limit`, and no longer than the thread is wanted.
+fn block_on<T>(mut future: Fut<T>, limit: Duration, bell: &Bell) -> Option<T> {
     let waker = Waker::from(Arc::new(Unpark(std::thread::current())));
     let mut cx = Context::from_waker(&waker);
     let until = Instant::now() + limit;
@@ -342,7 +369,7 @@ fn block_on<T>(mut future: Fut<T>, limit: Duration) -> Option<T> {
             return Some(value);
         }
         let left = until.saturating_duration_since(Instant::now());
-        if left.is_zero() {
+        if left.is_zero() || bell.is_stopped() {
             return None;
         }
         std::thread::park_timeout(left);

@@ -9,7 +9,8 @@ use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinSet;
 
 use super::leases::MemberLeases;
-use super::shard::{Backlog, Input, ShardCx, Signal};
+use super::port::{Backlog, Input, Signal};
+use super::shard::ShardCx;
 use super::{ConsumerCx, Drive, ShardLeases};
 
 /// What one poll asks for.
@@ -19,7 +20,7 @@ const BYTES: usize = 1 << 20;
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 /// What a shard gets beyond its time before its task is ended.
-const OVERTIME: Duration = Duration::from_secs(5);
+const OVERTIME: Duration = Duration::from_secs(3);
 
 /// When to stop: `None` until it is known, then the end of the grace.
 pub(crate) type Stop = watch::Receiver<Option<Instant>>;
@@ -108,6 +109,7 @@ impl Member {
         };
         let until = stop.borrow().unwrap_or_else(Instant::now);
         shards.finish(until).await;
+        let ended = ended.and(failures.try_recv().map_or(Ok(()), Err));
         // Now, and not with the rest of `self`: the group gives its shards to others at once.
         drop(self.source);
         ended
@@ -142,7 +144,7 @@ impl Member {
             Arrival::Revoking(shard, time) => match shards.ports.remove(&shard) {
                 // Most of the time is for handlers, the rest for the last commits.
                 Some(port) => {
-                    shards.retire(port, Signal::Finish(Instant::now() + time.mul_f32(0.8)))
+                    shards.retire(port, Signal::HandBack(Instant::now() + time.mul_f32(0.8)))
                 }
                 None => self.source.control.handed_back(shard),
             },
@@ -213,7 +215,9 @@ impl Shards {
             .await
             .is_err()
         {
-            self.tasks.shutdown().await;
+            // Not waited for: a handler that blocks its thread ends when it likes.
+            self.tasks.abort_all();
+            self.tasks.detach_all();
         }
     }
 }

@@ -3,10 +3,13 @@
 //! One task per app member pumps arrivals ([`member`]), one per partition handles them ([`shard`]); no task and no
 //! allocation per message. What may run when is decided in [`keys`], how it ends in [`settle`].
 
+mod ending;
 mod handle;
+mod handling;
 mod keys;
 mod leases;
 mod member;
+mod port;
 mod settle;
 mod shard;
 
@@ -16,10 +19,10 @@ use std::time::Duration;
 
 use strait_core::{Engine, EngineId, Name};
 
-pub(crate) use handle::{Drive, Each, Many};
+pub(crate) use handle::{Drive, Each, Many, dead};
+pub(crate) use handling::Ending;
 pub(crate) use leases::{LeaseThread, ShardLeases};
 pub(crate) use member::{Member, Stop};
-pub(crate) use shard::Ending;
 
 use crate::backoff::Backoff;
 use crate::consume::Undecodable;

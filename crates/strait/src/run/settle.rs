@@ -22,6 +22,8 @@ const UNITS: usize = 512;
 const MESSAGES: usize = 16_384;
 /// Messages of one key that may share a unit.
 const PARTS: usize = 256;
+/// How long a verdict may wait for company while handlers go on without a pause.
+const WAIT: Duration = Duration::from_millis(5);
 /// Wait before a commit that was refused for now is tried again: doubles up to the longest.
 const PAUSE: Duration = Duration::from_millis(50);
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
@@ -33,6 +35,8 @@ pub(crate) struct Ends {
     pub(crate) sends: Vec<Outgoing>,
     pub(crate) once: Option<Once>,
     pub(crate) key: Option<u64>,
+    /// It comes again: nothing of its key can join it.
+    pub(crate) parks: bool,
 }
 
 /// What the shard has to know about commits that are over.
@@ -40,7 +44,9 @@ pub(crate) struct Ends {
 pub(crate) struct Settled {
     /// Keys whose unit is over.
     pub(crate) freed: Vec<u64>,
-    /// Messages that will come again: later ones of their keys go back until they do.
+    /// Messages that the engine has parked, as it was told.
+    pub(crate) parked: Vec<(u64, Position)>,
+    /// Messages that come again although it was not wished: later ones of their keys go back until they do.
     pub(crate) again: Vec<(u64, Position)>,
     /// The engine takes nothing more.
     pub(crate) fatal: Option<Error>,
@@ -60,6 +66,7 @@ struct Part {
     key: Option<u64>,
     position: Position,
     sends: usize,
+    parks: bool,
 }
 
 /// A commit that is over. `rest` was not tried, because one before it failed.
@@ -82,6 +89,8 @@ pub(crate) struct Settler {
     commits: FuturesUnordered<Fut<Finished>>,
     /// Messages gathered and under way.
     messages: usize,
+    /// When the oldest thing that is gathered came.
+    since: Option<Instant>,
 }
 
 impl Settler {
@@ -96,6 +105,14 @@ impl Settler {
             held: Vec::new(),
             commits: FuturesUnordered::new(),
             messages: 0,
+            since: None,
+        }
+    }
+
+    fn gathered(&mut self, messages: usize) {
+        self.messages += messages;
+        if self.since.is_none() {
+            self.since = Some(Instant::now());
         }
     }
 
@@ -110,17 +127,18 @@ impl Settler {
                 sends: Vec::new(),
                 once: None,
                 key,
+                parks: false,
             });
             return true;
         }
-        self.messages += receipt.count() as usize;
+        self.gathered(receipt.count() as usize);
         push_joined(&mut self.done, receipt);
         false
     }
 
     /// Gives back what was not handled; no attempt is spent.
     pub(crate) fn release(&mut self, receipt: Receipt) {
-        self.messages += receipt.count() as usize;
+        self.gathered(receipt.count() as usize);
         self.consumer
             .meters
             .released
@@ -131,14 +149,15 @@ impl Settler {
     /// Ends a message in a unit of its own, or in that of the message of its key before it: one key's effects leave in
     /// order, or not at all.
     pub(crate) fn end(&mut self, ends: Ends) {
-        self.messages += 1;
+        self.gathered(1);
         let part = Part {
             key: ends.key,
             position: ends.receipt.fence().first,
             sends: ends.sends.len(),
+            parks: ends.parks,
         };
         // A unit has one ledger entry at most.
-        let joinable = ends.key.filter(|_| ends.once.is_none());
+        let joinable = ends.key.filter(|_| ends.once.is_none() && !ends.parks);
         let open = joinable.and_then(|key| self.open.get(&key)).copied();
         if let Some((ticket, unit)) = open.and_then(|index| self.units.get_mut(index)) {
             unit.settle.push((ends.receipt, ends.verdict));
@@ -186,9 +205,13 @@ impl Settler {
         self.messages >= MESSAGES || (self.units.len() >= UNITS && self.commits.len() >= COMMITS)
     }
 
-    /// True when handing over is worth it before the run ends.
+    /// True when handing over is worth it before the run ends: much is gathered, or something has waited.
+    #[inline]
     pub(crate) fn is_due(&self) -> bool {
-        self.units.len() >= UNITS && self.commits.len() < COMMITS
+        let Some(since) = self.since else {
+            return false;
+        };
+        self.commits.len() < COMMITS && (self.units.len() >= UNITS || since.elapsed() >= WAIT)
     }
 
     /// True when nothing is gathered or under way.
@@ -208,23 +231,17 @@ impl Settler {
         }
         // What comes again goes first: the engine parks it before the later ones of its key come back.
         let mut units = self.take_units();
-        if !self.done.is_empty() || !self.released.is_empty() {
-            let done = joined(&mut self.done).map(|receipt| (receipt, Verdict::Done));
-            let mut settle: Vec<_> = done.collect();
-            settle.extend(joined(&mut self.released).map(|receipt| (receipt, Verdict::Release)));
+        // A unit for each range: one whose lease was lost does not take the others along.
+        let done = joined(&mut self.done).map(|receipt| (receipt, Verdict::Done));
+        let released = joined(&mut self.released).map(|receipt| (receipt, Verdict::Release));
+        units.extend(done.chain(released).map(|(receipt, verdict)| {
             let ticket = Ticket {
-                messages: settle
-                    .iter()
-                    .map(|(receipt, _)| receipt.count() as usize)
-                    .sum(),
+                messages: receipt.count() as usize,
                 ..Ticket::default()
             };
-            let unit = Unit {
-                settle,
-                ..Unit::default()
-            };
-            units.push((ticket, unit));
-        }
+            (ticket, Unit::settle(receipt, verdict))
+        }));
+        self.since = None;
         if !units.is_empty() {
             self.commit(units, Duration::ZERO);
         }
@@ -344,6 +361,7 @@ impl Settler {
                     messages = ticket.messages,
                     "a commit came after its lease was lost; nothing was changed"
                 );
+                come_again(&ticket, settled);
             }
             Outcome::NotApplied(unit, error) => {
                 return self.not_applied(unit, ticket, error, settled);
@@ -387,11 +405,11 @@ impl Settler {
         }
         self.over(&ticket, settled);
         come_again(&ticket, settled);
-        self.effects_refused(unit, &error);
+        self.effects_refused(unit, ticket.parts.first(), &error);
     }
 
     /// The effects of one message cannot be committed: its handling failed after all.
-    fn effects_refused(&mut self, unit: Unit, error: &Error) {
+    fn effects_refused(&mut self, unit: Unit, part: Option<&Part>, error: &Error) {
         tracing::warn!(
             consumer = &*self.consumer.id,
             ?error,
@@ -412,17 +430,23 @@ impl Settler {
                 },
                 sends: Vec::new(),
                 once: once.take(),
-                // Its key is blocked until it comes again: nothing can join it.
-                key: None,
+                key: part.and_then(|part| part.key),
+                parks: true,
             });
         }
     }
 
     fn over(&mut self, ticket: &Ticket, settled: &mut Settled) {
         self.messages = self.messages.saturating_sub(ticket.messages);
-        settled
-            .freed
-            .extend(ticket.parts.first().and_then(|part| part.key));
+        let first = ticket.parts.first();
+        let Some((part, key)) = first.and_then(|part| Some((part, part.key?))) else {
+            return;
+        };
+        if part.parks {
+            settled.parked.push((key, part.position));
+        } else {
+            settled.freed.push(key);
+        }
     }
 }
 

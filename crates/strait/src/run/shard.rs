@@ -1,94 +1,25 @@
 //! One partition of a consumer: which message is handled next, and what becomes of it.
 
 use std::collections::VecDeque;
-use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::Poll;
 use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
-use parking_lot::Mutex;
-use strait_core::{
-    Chunk, Control, Delivery, Error, Message as Stored, Once, Outgoing, Position, Receipt, Shard,
-    Verdict,
-};
+use strait_core::{Chunk, Delivery, Error, Message as Stored, Position, Receipt, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
-use tokio::time::{sleep_until, timeout};
+use tokio::time::sleep_until;
 
+use super::handling::{Begun, Ending, Few, Held, Item, Running, Slot, Task};
 use super::keys::{Admit, Keys};
+use super::port::{Backlog, Input, Signal};
 use super::settle::{Ends, Settled, Settler};
 use super::{ConsumerCx, ShardLeases, Stop};
 use crate::handler::BatchSize;
 
 /// Messages that may be kept because their key is busy.
 const KEPT: usize = 1024;
-/// Messages queued for a shard at which the engine is asked to stop, and to go on again.
-const HIGH: usize = 2048;
-const LOW: usize = 1024;
-/// What commits that are under way get at the end, beyond the time for handlers.
-const LAST_COMMITS: std::time::Duration = std::time::Duration::from_secs(2);
-
-/// What the member passes on to a shard.
-#[derive(Debug)]
-pub(super) enum Input {
-    Run(Chunk, Receipt),
-    Each(Vec<Delivery>),
-}
-
-impl Input {
-    pub(super) fn len(&self) -> usize {
-        match self {
-            Input::Run(chunk, _) => chunk.len(),
-            Input::Each(list) => list.len(),
-        }
-    }
-}
-
-/// What the member tells a shard.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Signal {
-    Go,
-    /// Stop taking, finish within the time, give the rest back.
-    Finish(Instant),
-    /// It belongs to somebody else.
-    Lost,
-}
-
-/// The messages that wait in a shard's inbox: bounded by holding the shard.
-pub(super) struct Backlog {
-    state: Mutex<(usize, bool)>,
-    control: Arc<dyn Control>,
-    shard: Shard,
-}
-
-impl Backlog {
-    pub(super) fn new(control: Arc<dyn Control>, shard: Shard) -> Self {
-        Backlog {
-            state: Mutex::default(),
-            control,
-            shard,
-        }
-    }
-
-    pub(super) fn add(&self, count: usize) {
-        let mut state = self.state.lock();
-        state.0 += count;
-        if state.0 >= HIGH && !state.1 {
-            state.1 = true;
-            self.control.hold(self.shard, true);
-        }
-    }
-
-    fn remove(&self, count: usize) {
-        let mut state = self.state.lock();
-        state.0 -= count;
-        if state.0 <= LOW && state.1 {
-            state.1 = false;
-            self.control.hold(self.shard, false);
-        }
-    }
-}
 
 /// What a shard's task works with.
 pub(crate) struct ShardCx {
@@ -102,102 +33,6 @@ pub(crate) struct ShardCx {
     pub(super) failed: mpsc::UnboundedSender<Error>,
 }
 
-/// A message to handle.
-pub(super) struct Task {
-    pub(super) stored: Stored,
-    pub(super) attempt: u32,
-    pub(super) last_error: Option<Arc<str>>,
-}
-
-/// The right to settle it, kept while the handler has the message.
-struct Held {
-    receipt: Receipt,
-    key: Option<u64>,
-    position: Position,
-    attempt: u32,
-}
-
-struct Item {
-    task: Task,
-    held: Held,
-}
-
-/// What belongs to one handling: of a message, or of a batch. One needs no allocation.
-pub(super) struct Few<T> {
-    pub(super) first: T,
-    pub(super) rest: Vec<T>,
-}
-
-impl<T> Few<T> {
-    pub(super) fn one(first: T) -> Self {
-        Few {
-            first,
-            rest: Vec::new(),
-        }
-    }
-
-    fn iter(&self) -> impl Iterator<Item = &T> {
-        std::iter::once(&self.first).chain(&self.rest)
-    }
-}
-
-impl<T> IntoIterator for Few<T> {
-    type Item = T;
-    type IntoIter = std::iter::Chain<std::iter::Once<T>, std::vec::IntoIter<T>>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        std::iter::once(self.first).chain(self.rest)
-    }
-}
-
-/// How one message ended.
-pub(crate) struct Ending {
-    pub(crate) verdict: Verdict,
-    pub(crate) sends: Vec<Outgoing>,
-    pub(crate) once: Option<Once>,
-}
-
-impl Ending {
-    pub(crate) fn of(verdict: Verdict) -> Self {
-        Ending {
-            verdict,
-            sends: Vec::new(),
-            once: None,
-        }
-    }
-}
-
-/// A place for the future of one handling, used again and again.
-type Slot<F> = Pin<Box<Option<F>>>;
-
-/// A handling that did not end at its first poll.
-struct Running<F>(Option<Begun<F>>);
-
-struct Begun<F> {
-    slot: Slot<F>,
-    held: Few<Held>,
-    /// Given back when the handling is over.
-    _permit: Option<OwnedSemaphorePermit>,
-}
-
-impl<F: Future<Output = Few<Ending>>> Future for Running<F> {
-    type Output = (Few<Ending>, Begun<F>);
-
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let future = self
-            .0
-            .as_mut()
-            .and_then(|begun| begun.slot.as_mut().as_pin_mut());
-        let Some(Poll::Ready(endings)) = future.map(|future| future.poll(cx)) else {
-            return Poll::Pending;
-        };
-        match self.0.take() {
-            Some(begun) => Poll::Ready((endings, begun)),
-            None => Poll::Pending,
-        }
-    }
-}
-
 enum Event<F> {
     Signal,
     Settled(Settled),
@@ -209,21 +44,21 @@ enum Event<F> {
 
 /// The state of one partition. `S` begins a handling; it is generic so that nothing is boxed per message.
 pub(super) struct ShardTask<S, F> {
-    cx: ShardCx,
+    pub(super) cx: ShardCx,
     start: S,
     batch: Option<BatchSize>,
     idle: Vec<Slot<F>>,
-    running: FuturesUnordered<Running<F>>,
-    keys: Keys<Item>,
+    pub(super) running: FuturesUnordered<Running<F>>,
+    pub(super) keys: Keys<Item>,
     /// Kept messages whose key is free again; they go before all others.
-    ready: VecDeque<Item>,
-    gathering: Vec<Item>,
+    pub(super) ready: VecDeque<Item>,
+    pub(super) gathering: Vec<Item>,
     gathered_by: Option<Instant>,
     permit: Option<OwnedSemaphorePermit>,
     /// Handlings end at their first poll: they do no I/O.
     prompt: bool,
-    settler: Settler,
-    fatal: Option<Error>,
+    pub(super) settler: Settler,
+    pub(super) fatal: Option<Error>,
 }
 
 impl<S, F> ShardTask<S, F>
@@ -258,6 +93,10 @@ where
                 let _ = self.cx.failed.send(error);
                 return;
             }
+            if self.cx.stop.has_changed().is_err() {
+                // The app was dropped.
+                return self.lost().await;
+            }
             let stop = *self.cx.stop.borrow();
             if let Some(until) = stop {
                 return self.finish(until).await;
@@ -267,7 +106,7 @@ where
                 // Without its member a shard has nobody to settle for.
                 Signal::Go if self.cx.signal.has_changed().is_err() => return self.lost().await,
                 Signal::Go => {}
-                Signal::Finish(until) => return self.finish(until).await,
+                Signal::HandBack(until) => return self.hand_back(until).await,
                 Signal::Lost => return self.lost().await,
             }
             if self.gathering_is_due() && self.may_begin() {
@@ -299,6 +138,7 @@ where
                     if self.place().await {
                         self.offer(self.item(message, attempt, last_error, receipt))
                             .await;
+                        self.commit_when_due().await;
                     } else {
                         self.settler.release(receipt);
                     }
@@ -322,15 +162,19 @@ where
             }
             let item = self.item(record.to_message(), 1, None, receipt);
             self.offer(item).await;
-            if self.settler.is_due() {
-                self.settler.flush();
-                if let Some(settled) = self.settler.kick().await {
-                    self.settled(settled);
-                }
-            }
+            self.commit_when_due().await;
         }
         if let Some(rest) = rest {
             self.settler.release(rest);
+        }
+    }
+
+    async fn commit_when_due(&mut self) {
+        if self.settler.is_due() {
+            self.settler.flush();
+            if let Some(settled) = self.settler.kick().await {
+                self.settled(settled);
+            }
         }
     }
 
@@ -342,15 +186,13 @@ where
         receipt: Receipt,
     ) -> Item {
         let key = if self.cx.consumer.options.by_key {
-            stored
-                .record()
-                .key()
-                .map(|key| rapidhash::v3::rapidhash_v3(key))
+            stored.record().key().map(rapidhash::v3::rapidhash_v3)
         } else {
             None
         };
         let position = stored.position();
         Item {
+            reserved: false,
             held: Held {
                 receipt,
                 key,
@@ -415,13 +257,24 @@ where
     /// Handles a message, keeps it until its key is free, or gives it back, as the order of its key asks.
     async fn offer(&mut self, item: Item) {
         let Held { key, position, .. } = item.held;
+        if self.cx.leases.is_lost(position) {
+            return self.was_lost(item);
+        }
         if let Some(key) = key {
-            match self.keys.admit(key, position) {
-                Admit::Run => {}
-                Admit::Committing
-                    if self.batch.is_none() && self.prompt && self.settler.can_join(key) => {}
-                Admit::Wait | Admit::Committing => return self.keys.keep(key, item),
-                Admit::Release => return self.settler.release(item.held.receipt),
+            let admit = if item.reserved {
+                self.admit_reserved(key, position)
+            } else {
+                self.keys.admit(key, position)
+            };
+            match (admit, item.reserved) {
+                (Admit::Run, _) => {}
+                (Admit::Committing, _) if self.can_join(key) => {}
+                (Admit::Wait | Admit::Committing, true) => return self.keys.put_back(key, item),
+                (Admit::Wait | Admit::Committing, false) => return self.keys.keep(key, item),
+                (Admit::Release, reserved) => {
+                    self.settler.release(item.held.receipt);
+                    return self.after(item.held.key.filter(|_| reserved), false);
+                }
             }
         }
         let Some(size) = self.batch else {
@@ -431,6 +284,31 @@ where
             self.gathered_by = Some(Instant::now() + size.wait);
         }
         self.gathering.push(item);
+    }
+
+    fn admit_reserved(&mut self, key: u64, position: Position) -> Admit {
+        if self.keys.is_blocked(key, position) {
+            Admit::Release
+        } else if self.keys.is_committing(key) {
+            Admit::Committing
+        } else {
+            Admit::Run
+        }
+    }
+
+    /// True when a message of a key whose effects are gathered may be handled, because it ends with them. Batches and
+    /// handlers that wait would hold the effects up.
+    fn can_join(&self, key: u64) -> bool {
+        self.batch.is_none() && self.prompt && self.settler.can_join(key)
+    }
+
+    /// Another has it, or this member will get it again: nothing that is done with it here would count.
+    fn was_lost(&mut self, item: Item) {
+        drop(item.held.receipt);
+        if let Some(key) = item.held.key {
+            self.keys.block(key, item.held.position, false);
+            self.after(Some(key).filter(|_| item.reserved), false);
+        }
     }
 
     fn gathering_is_due(&self) -> bool {
@@ -512,39 +390,51 @@ where
             let committing = self.settler.done(receipt, key);
             return self.after(key, committing);
         }
-        let options = &self.cx.consumer.options;
-        let dies = attempt >= options.backoff.attempts();
-        match (&verdict, key) {
-            (Verdict::Retry { counts, .. }, Some(key)) if !(*counts && dies) => {
-                self.keys.block(key, position)
-            }
-            _ => {}
+        let counts = matches!(verdict, Verdict::Retry { counts: true, .. });
+        let dies = counts && attempt >= self.cx.consumer.options.backoff.attempts();
+        let parks = matches!(verdict, Verdict::Retry { .. }) && !dies;
+        if let Some(key) = key.filter(|_| parks) {
+            self.keys.block(key, position, true);
         }
-        // Only what leaves in the order of its key shares a unit with the key.
-        let unit_key = if sends.is_empty() { None } else { key };
+        // Beside what comes again, only effects have to leave in the order of their key.
+        let unit_key = key.filter(|_| parks || !sends.is_empty());
+        let committing = unit_key.is_some() && !parks;
         self.settler.end(Ends {
             receipt,
             verdict,
             sends,
             once,
             key: unit_key,
+            parks,
         });
-        self.after(key, unit_key.is_some());
+        self.after(key, committing);
     }
 
     /// The handling of a message of this key is over.
     fn after(&mut self, key: Option<u64>, committing: bool) {
         if let Some(key) = key {
-            self.ready.extend(self.keys.end(key, committing));
+            let next = self.keys.end(key, committing);
+            self.make_ready(next);
         }
     }
 
-    fn settled(&mut self, settled: Settled) {
+    fn make_ready(&mut self, next: Option<Item>) {
+        self.ready.extend(next.map(|item| Item {
+            reserved: true,
+            ..item
+        }));
+    }
+
+    pub(super) fn settled(&mut self, settled: Settled) {
+        for (key, position) in settled.parked {
+            self.keys.said(key, position);
+        }
         for (key, position) in settled.again {
-            self.keys.block(key, position);
+            self.keys.block(key, position, false);
         }
         for key in settled.freed {
-            self.ready.extend(self.keys.committed(key));
+            let next = self.keys.committed(key);
+            self.make_ready(next);
         }
         self.fatal = settled.fatal.or(self.fatal.take());
     }
@@ -565,7 +455,7 @@ where
 
     async fn event(&mut self, inbox: bool) -> Event<F> {
         let permits = self.cx.permits.clone();
-        let wants_permit = !inbox && self.permit.is_none();
+        let wants_permit = self.permit.is_none() && (!inbox || self.gathering_is_due());
         let timer = self.gathered_by.filter(|_| !self.gathering.is_empty());
         tokio::select! {
             biased;
@@ -579,7 +469,7 @@ where
         }
     }
 
-    fn was_running(&mut self, endings: Few<Ending>, begun: Begun<F>) {
+    pub(super) fn was_running(&mut self, endings: Few<Ending>, begun: Begun<F>) {
         let Begun { mut slot, held, .. } = begun;
         for key in held.iter().filter_map(|held| held.key) {
             self.settler.let_go(key);
@@ -588,84 +478,10 @@ where
         slot.set(None);
         self.idle.push(slot);
     }
-
-    /// Gives back what was not begun, waits for what was, gives back what did not end in time.
-    async fn finish(mut self, until: Instant) {
-        let kept = self.keys.drain();
-        let waiting = self
-            .gathering
-            .drain(..)
-            .chain(self.ready.drain(..))
-            .chain(kept);
-        let receipts: Vec<Receipt> = waiting.map(|item| item.held.receipt).collect();
-        receipts
-            .into_iter()
-            .for_each(|receipt| self.settler.release(receipt));
-        self.cx.inbox.close();
-        while let Ok(input) = self.cx.inbox.try_recv() {
-            match input {
-                Input::Run(_, receipt) => self.settler.release(receipt),
-                Input::Each(list) => list
-                    .into_iter()
-                    .for_each(|delivery| self.settler.release(delivery.receipt)),
-            }
-        }
-        while !self.running.is_empty() && self.fatal.is_none() {
-            self.settler.flush();
-            tokio::select! {
-                settled = self.settler.next(), if self.settler.has_commits() => self.settled(settled),
-                Some((endings, begun)) = self.running.next() => self.was_running(endings, begun),
-                () = sleep(Some(until)) => break,
-            }
-            let ready: Vec<Item> = self.ready.drain(..).collect();
-            ready
-                .into_iter()
-                .for_each(|item| self.settler.release(item.held.receipt));
-        }
-        for begun in std::mem::take(&mut self.running)
-            .into_iter()
-            .filter_map(|running| running.0)
-        {
-            for held in begun.held {
-                held.key
-                    .into_iter()
-                    .for_each(|key| self.settler.let_go(key));
-                self.settler.release(held.receipt);
-            }
-        }
-        while !self.settler.is_idle() && self.fatal.is_none() {
-            self.settler.flush();
-            match timeout(LAST_COMMITS, self.settler.next()).await {
-                Ok(settled) => self.settled(settled),
-                Err(_) => break,
-            }
-        }
-        if let Some(error) = self.fatal.take() {
-            // The member may have gone already.
-            let _ = self.cx.failed.send(error);
-        }
-        self.cx.backlog.control.handed_back(self.cx.backlog.shard);
-    }
-
-    /// The shard belongs to somebody else. Handlers that run are told, and may end in their own time; what they did is
-    /// fenced.
-    async fn lost(mut self) {
-        self.cx.leases.lost_all();
-        self.cx.inbox.close();
-        self.ready.clear();
-        self.gathering.clear();
-        self.keys.drain();
-        loop {
-            tokio::select! {
-                () = changed(&mut self.cx.stop) => return,
-                ended = self.running.next() => if ended.is_none() { return },
-            }
-        }
-    }
 }
 
 /// Waits for another signal (a member that is gone is one, too), and leaves it to be seen.
-async fn changed<T>(signal: &mut watch::Receiver<T>) {
+pub(super) async fn changed<T>(signal: &mut watch::Receiver<T>) {
     if signal.changed().await.is_ok() {
         signal.mark_changed();
     }
@@ -680,7 +496,7 @@ async fn acquire(permits: Option<Arc<Semaphore>>) -> OwnedSemaphorePermit {
     std::future::pending().await
 }
 
-async fn sleep(until: Option<Instant>) {
+pub(super) async fn sleep(until: Option<Instant>) {
     match until {
         Some(until) => sleep_until(until.into()).await,
         None => std::future::pending().await,

@@ -421,3 +421,144 @@ async fn the_report_says_what_will_be_done() {
     let topics = strait.events().topics().await.unwrap();
     assert_eq!(topics.len(), 1, "a report changes nothing");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn batches_run_beside_each_other_and_none_is_left() {
+    let strait = memory();
+    let orders = orders(&strait, 3).await;
+    let all: Vec<Order> = (0..500)
+        .map(|n| order(&format!("c{}", n % 50), n))
+        .collect();
+    orders.append_all(&all).await.unwrap();
+    let group = orders.group("index");
+    let done = Log::new();
+    let log = done.clone();
+    let handler = move |batch: Batch<Order>| {
+        let log = log.clone();
+        async move {
+            tokio::task::yield_now().await;
+            batch.into_iter().for_each(|item| log.push(item.message));
+            Ok(()) as Handled
+        }
+    };
+    let consume = group
+        .each_batch(7, Duration::from_millis(2), handler)
+        .concurrency(2);
+    let mut app = strait.app().serve(consume).start().await.unwrap();
+    settled(&group).await;
+    app.stop().await.unwrap();
+    let handled = done.all();
+    assert_eq!(handled.len(), 500);
+    for customer in 0..50 {
+        let name = format!("c{customer}");
+        let numbers: Vec<u64> = handled
+            .iter()
+            .filter(|o| o.customer == name)
+            .map(|o| o.number)
+            .collect();
+        assert!(numbers.is_sorted(), "{name}: {numbers:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 3)]
+async fn a_handler_that_blocks_its_thread_does_not_hold_the_stop() {
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    place(&orders, "ada", [1]).await;
+    let group = orders.group("slow");
+    let begun = Log::new();
+    let log = begun.clone();
+    let (wake, asleep) = std::sync::mpsc::channel::<()>();
+    let asleep = Arc::new(std::sync::Mutex::new(asleep));
+    let handler = move |_: Order| {
+        log.push(());
+        // Until the test ends, however long that is.
+        let _ = asleep.lock().unwrap().recv();
+        std::future::ready(Handled::Ok(()))
+    };
+    let consume = group.each(handler);
+    let mut app = strait
+        .app()
+        .grace(Duration::from_millis(20))
+        .serve(consume)
+        .start()
+        .await
+        .unwrap();
+    begun.wait(1).await;
+    app.stop().await.unwrap();
+    assert_eq!(group.info().await.unwrap().lag(), 1);
+    drop(wake);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_done_is_committed_while_handlers_go_on() {
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    place(&orders, "ada", 1..=200).await;
+    let group = orders.group("slow");
+    let (lags, look) = (Log::new(), group.clone());
+    let log = lags.clone();
+    // Never pending, so that nothing but time tells the runner to commit.
+    let handler = move |placed: Order| {
+        std::thread::sleep(Duration::from_millis(2));
+        if placed.number == 200 {
+            let look = async { look.info().await.unwrap().lag() };
+            let lag =
+                tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(look));
+            log.push(lag);
+        }
+        std::future::ready(Handled::Ok(()))
+    };
+    let mut app = strait
+        .app()
+        .serve(group.each(handler))
+        .start()
+        .await
+        .unwrap();
+    let lag = lags.wait(1).await[0];
+    app.stop().await.unwrap();
+    assert!(lag < 200, "all of them waited for the end of the run");
+}
+
+#[tokio::test]
+async fn run_until_stops_when_it_is_told() {
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    place(&orders, "ada", [1]).await;
+    let group = orders.group("billing");
+    let handled = Log::new();
+    let log = handled.clone();
+    let handler = move |_: Order| {
+        log.push(());
+        std::future::ready(Handled::Ok(()))
+    };
+    let first = handled.clone();
+    let told = async move { first.wait(1).await };
+    strait
+        .app()
+        .serve(group.each(handler))
+        .run_until(told)
+        .await
+        .unwrap();
+    assert_eq!(
+        group.info().await.unwrap().lag(),
+        0,
+        "what was done is committed"
+    );
+    assert!(group.info().await.unwrap().members.is_empty());
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn sigterm_is_a_wish_to_stop() {
+    let mut signal = std::pin::pin!(strait::shutdown_signal());
+    // The first poll takes the signals over: from then on they do not end the process.
+    assert!(futures_util::poll!(&mut signal).is_pending());
+    let pid = std::process::id().to_string();
+    let sent = std::process::Command::new("kill")
+        .args(["-TERM", &pid])
+        .status()
+        .unwrap();
+    assert!(sent.success());
+    tokio::time::timeout(PATIENCE, signal).await.unwrap();
+}

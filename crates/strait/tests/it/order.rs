@@ -23,11 +23,11 @@ async fn flaky(
     out: Out,
     copies: State<Topic<Order>>,
 ) -> Handled {
-    if placed.number % 3 == 0 {
+    if placed.number.is_multiple_of(3) {
         tokio::task::yield_now().await;
     }
     // Effects on some only, so that both ways to the engine mix.
-    if placed.number % 2 == 0 {
+    if placed.number.is_multiple_of(2) {
         out.append(&copies, &placed)?;
     }
     if placed.number % 5 == 1 && attempt.0 < 3 {
@@ -86,7 +86,7 @@ async fn order_is_kept(concurrency: Option<usize>) {
     }
     let sent = by_customer(&sent);
     for customer in &customers {
-        let expected: Vec<u64> = (0..EACH).filter(|n| n % 2 == 0).collect();
+        let expected: Vec<u64> = (0..EACH).filter(|n| n.is_multiple_of(2)).collect();
         assert_eq!(sent[customer], expected, "effects of {customer}");
     }
 }
