@@ -73,9 +73,14 @@ impl Writer {
 
     /// The engine was stopped: what waits is done, and the log is closed.
     pub(crate) fn finish(&mut self) {
+        self.shared.take(&mut self.taken);
+        self.backlog.extend(self.taken.drain(..));
+        // Behind what waits: a grant after it would be an attempt that nobody made.
         self.backlog.push_back((Command::Close, 0));
-        if self.turn().is_err() {
-            return self.refuse_all();
+        while !self.backlog.is_empty() {
+            if self.turn().is_err() {
+                return self.refuse_all();
+            }
         }
         // Closed in order: the last group is proven, so that the next opening has nothing to rewrite.
         if let Err(error) = self.log.sync().and_then(|()| self.log.seal()) {
