@@ -208,8 +208,12 @@ impl Shards {
         self.retired.push(port);
     }
 
-    /// Waits until all shards have finished, which they do by themselves within the time; what then still runs is dropped.
+    /// Lets all shards finish within the time; what then still runs is dropped.
     async fn finish(&mut self, until: Instant) {
+        // With a stop they know it already; without one the source has ended.
+        for port in self.ports.values() {
+            port.signal.send_replace(Signal::HandBack(until));
+        }
         let joined = async { while self.tasks.join_next().await.is_some() {} };
         if tokio::time::timeout_at((until + OVERTIME).into(), joined)
             .await

@@ -126,7 +126,7 @@ async fn each_item_of_a_batch_has_its_own_verdict() {
     let group = orders.group("index");
     let seen = Log::<Vec<u64>>::new();
     let consume = group
-        .each_batch(4, secs(5), index)
+        .each_batch(4, Duration::from_millis(500), index)
         .retry(Backoff::fixed(Duration::from_millis(5)));
     let mut app = strait
         .app()
