@@ -129,7 +129,13 @@ pub(crate) fn redact(text: &str) -> String {
                 _ => format!("{scheme}://{host}{path}"),
             }
         }
-        None => before.to_owned(),
+        // No URL, but what looks like one that lost its slashes: a directory may be named `a@b`, a password may not show.
+        None => match (before.split_once(':'), before.rsplit_once('@')) {
+            (Some((scheme, _)), Some((_, after))) if scheme != "file" => {
+                format!("{scheme}:***@{after}")
+            }
+            _ => before.to_owned(),
+        },
     };
     if let Some(query) = query {
         shown.push('?');
@@ -183,6 +189,8 @@ mod tests {
             "kafka://ada:s3/cret@broker/x",
             "redis://:s3cret@host?password=s3cret&db=1",
             "nowhere://ada:s3cret@host",
+            "kafka:ada:s3cret@broker",
+            "ada:s3cret@broker",
         ] {
             assert!(!redact(text).contains("s3"), "{}", redact(text));
             let error = Target::parse(text).unwrap_err();

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use futures_util::stream::{Stream, unfold};
 use strait_core::events::{Cursor, KeyVersion, ReadKey, Start};
-use strait_core::{Chunk, Error, Fut, Kind, Message as Stored, Position, Result, Timestamp};
+use strait_core::{Chunk, Error, Fut, Kind, Message as Stored, Position, Result, Timestamp, codes};
 
 use super::topic::Topic;
 use crate::message::{Key, Message, Raw};
@@ -15,6 +15,8 @@ use crate::message::{Key, Message, Raw};
 /// How long one call to the engine waits at the end before it is repeated.
 const WAIT: Duration = Duration::from_secs(30);
 const CHUNK_BYTES: usize = 1 << 20;
+/// Messages of one key are fetched in pages of this many.
+const KEY_PAGE: usize = 10_000;
 
 /// A message that was read, with where and how it is stored.
 #[derive(Debug, Clone)]
@@ -176,7 +178,7 @@ impl<M: Message> Reader<M> {
                 Ok(Some(event)) => Some((Ok(event), Some(reader))),
                 Ok(None) => None,
                 Err(error) => {
-                    let goes_on = error.is(strait_core::codes::UNDECODABLE);
+                    let goes_on = error.is(codes::UNDECODABLE);
                     Some((Err(error), goes_on.then_some(reader)))
                 }
             }
@@ -249,7 +251,7 @@ impl<M: Message> KeyReader<M> {
             topic,
             key: key.to_key().map(Cow::into_owned),
             from: 1,
-            limit: 1000,
+            limit: usize::MAX,
         }
     }
 
@@ -259,7 +261,7 @@ impl<M: Message> KeyReader<M> {
         self
     }
 
-    /// Greatest number of messages; 1,000 by default.
+    /// Greatest number of messages; all of them unless it is said.
     pub fn limit(mut self, limit: usize) -> Self {
         self.limit = limit;
         self
@@ -279,17 +281,34 @@ impl<M: Message> IntoFuture for KeyReader<M> {
             if self.from == 0 {
                 return refused("versions of a key begin at 1");
             }
-            let read = ReadKey {
-                topic: self.topic.inner.name.clone(),
-                key,
-                from: self.from,
-                limit: self.limit,
-            };
-            let found = self.topic.inner.lane.read_key(read).await?;
-            found
-                .into_iter()
-                .map(|(version, stored)| Ok((version, decode(stored)?)))
-                .collect()
+            let mut events = Vec::new();
+            let (mut from, mut page) = (self.from, KEY_PAGE);
+            while events.len() < self.limit {
+                let limit = page.min(self.limit - events.len());
+                let read = ReadKey {
+                    topic: self.topic.inner.name.clone(),
+                    key: key.clone(),
+                    from,
+                    limit,
+                };
+                let found = match self.topic.inner.lane.read_key(read).await {
+                    // An engine in another process answers in one frame, which is bounded.
+                    Err(error) if error.is(codes::TOO_LARGE) && limit > 1 => {
+                        page = limit / 2;
+                        continue;
+                    }
+                    found => found?,
+                };
+                let last = found.len() < limit;
+                for (version, stored) in found {
+                    from = version + 1;
+                    events.push((version, decode(stored)?));
+                }
+                if last {
+                    break;
+                }
+            }
+            Ok(events)
         })
     }
 }

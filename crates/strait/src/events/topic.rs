@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ::metrics::Counter;
-use strait_core::events::{Append, Expected, Retention, Start, TopicInfo, TopicSpec};
+use strait_core::events::{Append, Expected, Retention, Start, TopicChange, TopicInfo, TopicSpec};
 use strait_core::{EngineId, Error, Fut, Kind, Name, Records, Result, Sent, partition_of};
 
 use super::append::{AppendAll, AppendOne, Permit};
@@ -226,9 +226,29 @@ impl<M: Message> Topic<M> {
     /// `NotFound` when it was deleted, what the engine says.
     pub async fn info(&self) -> Result<TopicInfo> {
         let info = self.inner.lane.topic(self.inner.name.clone()).await?;
+        self.seen(&info);
+        Ok(info)
+    }
+
+    fn seen(&self, info: &TopicInfo) {
         self.inner
             .partitions
             .store(info.partitions.len() as u32, Ordering::Relaxed);
+    }
+
+    /// Changes what the topic keeps, or adds partitions. Keys belong to other partitions then: what was appended stays
+    /// where it is, so the order of a key holds before and after, not across.
+    ///
+    /// # Errors
+    ///
+    /// `Rejected` for fewer partitions than there are, what the engine says.
+    pub async fn alter(&self, change: TopicChange) -> Result<TopicInfo> {
+        let info = self
+            .inner
+            .lane
+            .alter(self.inner.name.clone(), change)
+            .await?;
+        self.seen(&info);
         Ok(info)
     }
 
@@ -247,7 +267,7 @@ impl<M: Message> Topic<M> {
         }
     }
 
-    /// The number of partitions, as last seen.
+    /// The number of partitions, as last seen: at the declaration, by [`info`](Topic::info) or [`alter`](Topic::alter).
     pub fn partitions(&self) -> u32 {
         self.inner.partitions.load(Ordering::Relaxed)
     }

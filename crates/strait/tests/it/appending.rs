@@ -5,9 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
+use strait::core::events::TopicChange;
 use strait::core::{Attr, Effect};
 use strait::{Kind, Position, Raw, Start, Timestamp, TraceContext, codes};
 
+use crate::opening::without_ledger;
 use crate::support::*;
 
 fn poll_once<T>(future: &mut Pin<Box<dyn Future<Output = T> + Send>>) -> Poll<T> {
@@ -156,4 +158,58 @@ async fn readers_begin_at_a_time_and_keys_may_be_given_by_hand() {
         .await
         .unwrap();
     assert_eq!(appended.partition, other);
+}
+
+#[tokio::test]
+async fn the_history_of_a_key_is_read_whole() {
+    let strait = without_ledger(memory());
+    let streams = strait
+        .events()
+        .topic::<Order>("streams")
+        .partitions(1)
+        .key_versions()
+        .await
+        .unwrap();
+    for batch in 0..10 {
+        let both = (0..50).flat_map(|n| ["ada", "bob"].map(|who| order(who, batch * 50 + n)));
+        streams.append_all(&both.collect::<Vec<_>>()).await.unwrap();
+    }
+    // This engine refuses to answer more than 100 at once, as one in another process does when they are large.
+    let ada = streams.read_key("ada").await.unwrap();
+    let numbers: Vec<u64> = ada.iter().map(|(_, event)| event.message.number).collect();
+    assert_eq!(numbers, (0..500).collect::<Vec<_>>());
+    let some = streams
+        .read_key("ada")
+        .from(400)
+        .limit(1_200)
+        .await
+        .unwrap();
+    let versions: Vec<u64> = some.iter().map(|(version, _)| *version).collect();
+    assert_eq!(versions, (400..=500).collect::<Vec<_>>());
+    let few = streams.read_key("ada").limit(250).await.unwrap();
+    assert_eq!(few.len(), 250);
+}
+
+#[tokio::test]
+async fn a_topic_that_gets_more_partitions_is_used_as_it_is() {
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    place(&orders, "ada", [1]).await;
+    let change = TopicChange {
+        partitions: Some(16),
+        ..TopicChange::default()
+    };
+    let other = orders.clone();
+    let info = other.alter(change.clone()).await.unwrap();
+    assert_eq!((info.partitions.len(), orders.partitions()), (16, 16));
+    let appended = orders.append(&order("ada", 2)).await.unwrap();
+    assert_eq!(appended.partition, orders.partition_of(b"ada"));
+    let fewer = TopicChange {
+        partitions: Some(2),
+        ..change
+    };
+    assert_eq!(
+        orders.alter(fewer).await.unwrap_err().kind(),
+        Kind::Rejected
+    );
 }

@@ -150,6 +150,10 @@ impl Events for LessEvents {
         &self,
         read: events::ReadKey,
     ) -> Fut<Result<Vec<(events::KeyVersion, strait::core::Message)>>> {
+        if read.limit > 100 {
+            let error = strait::Error::new(Kind::Rejected, "the answer is too large");
+            return Box::pin(async { Err(error.code(codes::TOO_LARGE)) });
+        }
         self.0.read_key(read)
     }
     fn join(&self, group: events::GroupSpec) -> Fut<Result<strait::core::Consumer>> {
