@@ -49,6 +49,16 @@ pub(super) struct Measured {
 }
 
 impl Measured {
+    /// Adds what another round measured.
+    pub(super) fn add(mut self, round: Measured) -> Outcome<Self> {
+        self.messages += round.messages;
+        self.elapsed += round.elapsed;
+        self.acks
+            .add(round.acks)
+            .map_err(|error| Error::new(Kind::Unexpected, error.to_string()))?;
+        Ok(self)
+    }
+
     /// Acknowledged messages per second.
     pub(super) fn rate(&self) -> f64 {
         self.messages as f64 / self.elapsed.as_secs_f64()

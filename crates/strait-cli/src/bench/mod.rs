@@ -8,7 +8,7 @@ mod bare;
 mod group;
 mod load;
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -24,6 +24,9 @@ use crate::out::SCHEMA;
 use crate::target;
 use crate::text::{count, parse_duration};
 use load::{Load, Measured};
+
+/// Engine and bare log take this many turns each.
+const ROUNDS: u32 = 4;
 
 /// Measure appends, the read of what they wrote, and the bare log; with --consume a group instead.
 #[derive(Debug, Clone, Args)]
@@ -226,14 +229,6 @@ async fn appends(
     place: &Place,
     ctx: &Ctx,
 ) -> Outcome<Appended> {
-    let load = Load::new(args, args.duration);
-    ctx.out.note(format!("appending for {:?}", args.duration));
-    let sink = load::engine(events.clone(), topic.clone());
-    let engine = load.run(sink).await?;
-    ctx.out.note("reading it all back");
-    let info = events.topic(topic.clone()).await?;
-    let (read, reading) = catch_up(events, &info).await?;
-    ctx.out.note("the same on a bare log");
     let dir = place.disk().ok_or_else(|| {
         Error::new(
             Kind::Unsupported,
@@ -241,7 +236,17 @@ async fn appends(
         )
         .next("leave out --url, or name a directory: --url file:DIR")
     })?;
-    let (bare, fsync_p50_ms) = bare_log(args, &load, &dir).await?;
+    let log = bare::BareLog::create(&dir, args.durability == Class::Fsync)?;
+    let fsync_p50_ms = log.fsync_alone()?;
+    ctx.out.note(format!(
+        "appending for {:?}, and as long to a bare log",
+        args.duration
+    ));
+    let sink = load::engine(events.clone(), topic.clone());
+    let (engine, bare) = in_turns(args, sink, log).await?;
+    ctx.out.note("reading it all back");
+    let info = events.topic(topic.clone()).await?;
+    let (read, reading) = catch_up(events, &info).await?;
     Ok(Appended {
         messages: engine.messages,
         messages_per_second: engine.rate().round(),
@@ -259,15 +264,27 @@ async fn appends(
     })
 }
 
-async fn bare_log(args: &BenchArgs, load: &Load, dir: &Path) -> Outcome<(Measured, f64)> {
-    let log = bare::BareLog::create(dir, args.durability == Class::Fsync)?;
-    let fsync_p50_ms = log.fsync_alone()?;
-    let (sink, writer) = log.start();
-    let measured = load.run(sink).await;
+/// The engine and the bare log in turns, so that what else the machine does meanwhile falls on both.
+async fn in_turns(
+    args: &BenchArgs,
+    engine: load::Sink,
+    log: bare::BareLog,
+) -> Outcome<(Measured, Measured)> {
+    let load = Load::new(args, args.duration / ROUNDS);
+    let (bare, writer) = log.start();
+    let mut sums = (
+        load.run(engine.clone()).await?,
+        load.run(bare.clone()).await?,
+    );
+    for _ in 1..ROUNDS {
+        sums.0 = sums.0.add(load.run(engine.clone()).await?)?;
+        sums.1 = sums.1.add(load.run(bare.clone()).await?)?;
+    }
+    drop(bare);
     writer
         .join()
         .map_err(|_| Error::new(Kind::Unexpected, "the bare log's writer ended with a panic"))??;
-    Ok((measured?, fsync_p50_ms))
+    Ok(sums)
 }
 
 /// Reads the topic from its start, visiting each record; as many readers as processors.
