@@ -133,8 +133,9 @@ impl Group {
         let Group { name, topic, .. } = self;
         if self.members != before.members {
             let (now, then) = (self.members, before.members);
+            let word = if now == 1 { "member" } else { "members" };
             notes.push(Note::new(format!(
-                "group {name} on {topic} has {now} members (had {then})"
+                "group {name} on {topic} has {now} {word} (had {then})"
             )));
         }
         if self.dead > before.dead {
@@ -152,7 +153,8 @@ impl Group {
             let back = before.dead - self.dead;
             notes.push(Note::new(format!("{name}  {back} dead letters came back")));
         }
-        if self.state != before.state {
+        // Members that come or go change the state as well, and were told above.
+        if self.state != before.state && self.members == before.members {
             notes.push(Note::new(format!("{name}  {}", self.state)));
         }
     }
