@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::{Append, GroupSpec, TopicChange, TopicInfo, TopicSpec};
-use strait_core::{Claim, Claimed, Error, Name, Outcome, Position, Records, Result, Sent, Unit};
+use strait_core::{
+    Claim, Claimed, Error, Name, Outcome, Outgoing, Position, Records, Result, Sent, Unit,
+};
 use tokio::sync::oneshot;
 
 use crate::ops::GroupId;
@@ -60,6 +62,22 @@ pub(crate) struct Prepared {
     pub(crate) messages: Vec<Vec<Taken>>,
 }
 
+impl Prepared {
+    /// What it will take in the log, without its operations.
+    pub(crate) fn bytes(&self) -> usize {
+        let send = self.unit.send.iter().map(size).sum::<usize>();
+        let dead = self.messages.iter().flatten().map(Taken::bytes);
+        send + dead.sum::<usize>()
+    }
+}
+
+fn size(outgoing: &Outgoing) -> usize {
+    match outgoing {
+        Outgoing::Append { records, .. } => records.bytes().len(),
+        _ => 0,
+    }
+}
+
 /// A message that is parked or given up.
 #[derive(Debug)]
 pub(crate) struct Taken {
@@ -69,10 +87,19 @@ pub(crate) struct Taken {
     pub(crate) appended: i64,
     /// Attempts made, where that is not what the group's state says.
     pub(crate) attempts: Option<u32>,
-    /// A copy for the dead letters.
-    pub(crate) grave: Records,
+    /// A copy for the dead letters, where this may be its last attempt.
+    pub(crate) grave: Option<Records>,
     /// A copy for the dead-letter topic, with its partition there.
     pub(crate) copy: Option<(u32, Records)>,
+}
+
+impl Taken {
+    /// Bytes of its copies.
+    pub(crate) fn bytes(&self) -> usize {
+        let copy = self.copy.as_ref().map(|(_, records)| records);
+        let copies = self.grave.iter().chain(copy);
+        copies.map(|records| records.bytes().len()).sum()
+    }
 }
 
 #[derive(Debug)]

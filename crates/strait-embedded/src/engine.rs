@@ -1,5 +1,6 @@
 //! The engine as users open it.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -9,11 +10,11 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use strait_core::events::Durability;
 use strait_core::{
-    Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Outgoing, Result, Unit,
+    Claim, Claimed, Engine, EngineId, Error, Fut, Health, Lanes, Outcome, Outgoing, Result, Unit,
 };
 use tokio::sync::{oneshot, watch};
 
-use crate::command::{Answer, Command};
+use crate::command::{Answer, Command, Prepared};
 use crate::disk::{LockGuard, RealDisk};
 use crate::events::check_size;
 use crate::housekeeper::Housekeeper;
@@ -23,6 +24,11 @@ use crate::prepare::prepare;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::writer::Writer;
+
+/// How often a claim that waits is asked again although no other ended.
+const CLAIM_AGAIN: Duration = Duration::from_secs(1);
+/// One command commits so many bytes, or one unit.
+const COMMAND_BYTES: usize = 4 << 20;
 
 /// The embedded engine: one data directory, one writer process. See the [crate's front page](crate).
 pub struct Embedded {
@@ -110,9 +116,16 @@ impl Embedded {
                 .spawn(body)
                 .map_err(|error| strait_core::Error::io("cannot start a thread", error))
         };
+        let (of_writer, of_keeper) = (shared.clone(), shared.clone());
         let threads = vec![
-            spawn("strait-writer", Box::new(move || writer.run()))?,
-            spawn("strait-keeper", Box::new(move || keeper.run()))?,
+            spawn(
+                "strait-writer",
+                Box::new(move || guard(&of_writer, || writer.run())),
+            )?,
+            spawn(
+                "strait-keeper",
+                Box::new(move || guard(&of_keeper, || keeper.run())),
+            )?,
         ];
         Ok(Embedded::assemble(shared, opened, threads, lock))
     }
@@ -173,6 +186,19 @@ impl Embedded {
     }
 }
 
+/// A thread of the engine that panics ends the engine as a failed disk does: nobody waits for it in vain.
+fn guard(shared: &Shared, body: impl FnOnce()) {
+    if catch_unwind(AssertUnwindSafe(body)).is_ok() {
+        return;
+    }
+    shared.poison("a thread of the engine panicked, which is an error of strait: please report it");
+    let mut waiting = Vec::new();
+    shared.take(&mut waiting);
+    for (command, _) in waiting {
+        command.refuse(&|| shared.ended_error());
+    }
+}
+
 impl Inner {
     /// Ends the threads; what was accepted is written first.
     fn close(&self) {
@@ -185,18 +211,7 @@ impl Inner {
                 tracing::error!("a thread of the engine panicked");
             }
         }
-        let mut state = self.shared.state.lock();
-        state
-            .groups
-            .values_mut()
-            .for_each(|group| group.members.end());
-        for topic in state.topics.values() {
-            topic
-                .partitions
-                .iter()
-                .for_each(|partition| partition.grown.notify_waiters());
-        }
-        drop(state);
+        self.shared.wake_everybody();
         if !matches!(&*self.shared.health.borrow(), Health::Ended(_)) {
             self.shared
                 .health
@@ -224,45 +239,29 @@ impl Engine for Embedded {
     fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
         let shared = self.inner.shared.clone();
         Box::pin(async move {
-            let bytes = units.iter().flat_map(|unit| &unit.send).map(size).sum();
-            // In its own future, before the first await: a caller that drops it later changes nothing.
             let mut outcomes: Vec<Option<Outcome>> = Vec::with_capacity(units.len());
-            let mut prepared = Vec::with_capacity(units.len());
+            let mut batches = Batches::default();
             for unit in units {
-                let fault = unit.send.iter().find_map(|outgoing| match outgoing {
-                    Outgoing::Append { records, .. } => check_size(&shared, records).err(),
-                    _ => None,
-                });
-                let ready = match fault {
-                    Some(error) => Err(Box::new((unit, error))),
-                    None => prepare(&shared, unit),
-                };
-                outcomes.push(match ready {
+                outcomes.push(match check_unit(&shared, unit) {
                     Ok(ready) => {
-                        prepared.push(ready);
+                        batches.add(ready);
                         None
                     }
                     Err(refused) => Some(Outcome::NotApplied(refused.0, refused.1)),
                 });
             }
-            let (to, answer) = oneshot::channel();
-            let command = Command::Commit(prepared, to);
-            if shared.budget.try_take(bytes) {
-                shared.push(command, bytes);
-            } else {
-                let pushing = shared.clone();
-                shared.budget.take(bytes).await;
-                pushing.push(command, bytes);
+            // All before the first await: a caller that drops the future later changes nothing. So it does not wait for
+            // room either; what it settles makes room.
+            let waiting: Vec<_> = batches.list.into_iter().map(|b| b.push(&shared)).collect();
+            let mut answers = Vec::with_capacity(outcomes.len());
+            for (count, answer) in waiting {
+                let missing = || Outcome::Unknown(shared.ended_error().unknown());
+                let lost = |_| std::iter::repeat_with(missing).take(count).collect();
+                answers.extend(answer.await.unwrap_or_else(lost));
             }
-            let mut answers = match answer.await {
-                Ok(answers) => answers.into_iter(),
-                Err(_) => Vec::new().into_iter(),
-            };
-            let missing = || Outcome::Unknown(shared.ended_error().unknown());
-            outcomes
-                .into_iter()
-                .map(|early| early.unwrap_or_else(|| answers.next().unwrap_or_else(missing)))
-                .collect()
+            let mut answers = answers.into_iter();
+            let next = |early: Option<Outcome>| early.or_else(|| answers.next());
+            outcomes.into_iter().filter_map(next).collect()
         })
     }
 
@@ -271,6 +270,8 @@ impl Engine for Embedded {
         Box::pin(async move {
             let end = (!claim.wait.is_zero()).then(|| tokio::time::Instant::now() + claim.wait);
             loop {
+                // A lease that runs out rings no bell.
+                let again_at = tokio::time::Instant::now() + CLAIM_AGAIN;
                 let notified = shared.claims.notified();
                 tokio::pin!(notified);
                 notified.as_mut().enable();
@@ -279,7 +280,8 @@ impl Engine for Embedded {
                 let Some(end) = end.filter(|_| claimed == Claimed::Wait) else {
                     return Ok(claimed);
                 };
-                if tokio::time::timeout_at(end, notified).await.is_err() {
+                let over = tokio::time::timeout_at(end.min(again_at), notified).await;
+                if over.is_err() && end <= again_at {
                     return Ok(claimed);
                 }
             }
@@ -304,10 +306,57 @@ impl Engine for Embedded {
     }
 }
 
-fn size(outgoing: &Outgoing) -> usize {
-    match outgoing {
-        Outgoing::Append { records, .. } => records.bytes().len(),
-        _ => 0,
+/// Checks the sizes of a unit and reads what its verdicts need.
+fn check_unit(shared: &Shared, unit: Unit) -> Result<Prepared, Box<(Unit, Error)>> {
+    let fault = unit.send.iter().find_map(|outgoing| match outgoing {
+        Outgoing::Append { records, .. } => check_size(shared, records).err(),
+        _ => None,
+    });
+    match fault {
+        Some(error) => Err(Box::new((unit, error))),
+        None => prepare(shared, unit),
+    }
+}
+
+/// Units on their way to the writer, in commands that do not make a group too long.
+#[derive(Default)]
+struct Batches {
+    list: Vec<UnitBatch>,
+}
+
+#[derive(Default)]
+struct UnitBatch {
+    units: Vec<Prepared>,
+    bytes: usize,
+}
+
+/// How many outcomes follow, and where from.
+type Waiting = (usize, oneshot::Receiver<Vec<Outcome>>);
+
+impl Batches {
+    fn add(&mut self, unit: Prepared) {
+        let bytes = unit.bytes();
+        let fits = |batch: &&mut UnitBatch| batch.bytes + bytes <= COMMAND_BYTES;
+        match self.list.last_mut().filter(fits) {
+            Some(batch) => {
+                batch.bytes += bytes;
+                batch.units.push(unit);
+            }
+            None => self.list.push(UnitBatch {
+                units: vec![unit],
+                bytes,
+            }),
+        }
+    }
+}
+
+impl UnitBatch {
+    fn push(self, shared: &Shared) -> Waiting {
+        let (to, answer) = oneshot::channel();
+        let count = self.units.len();
+        shared.budget.take_over(self.bytes);
+        shared.push(Command::Commit(self.units, to), self.bytes);
+        (count, answer)
     }
 }
 

@@ -202,6 +202,10 @@ impl Housekeeper {
             }
         });
         if let Err(error) = done {
+            // What cannot be written at all is not tried again and again; the rest is, as space depends on it.
+            if error.kind() != io::ErrorKind::InvalidInput && self.shared.check_alive().is_ok() {
+                self.shared.chores.lock().checkpoint = true;
+            }
             self.failed("take a checkpoint", &error);
         }
     }

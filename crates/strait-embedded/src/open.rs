@@ -9,6 +9,7 @@ use strait_core::events::Durability;
 use strait_core::{Error, Kind, Result, codes};
 
 use crate::codec::Reader;
+use crate::disk::group::MAX_GROUP;
 use crate::disk::real::LockError;
 use crate::disk::{
     Disk, GroupBuf, Log, LogError, LogOptions, OpenError, RecoveredGroup, SnapshotReader, identity,
@@ -17,11 +18,14 @@ use crate::engine::Opened;
 use crate::extents::Extent;
 use crate::ops::{GroupId, Op};
 use crate::options::Options;
+use crate::prepare::unit_bytes;
 use crate::shared::{EngineClock, Parts, Shared};
 use crate::state::State;
 
-/// The reserve holds the longest group: one that was applied is written, also on a full disk.
-const RESERVE: u64 = 24 << 20;
+/// A group is at most so much longer than the longest unit.
+const BESIDE_UNIT: u64 = 8 << 20;
+/// Places in a segment have 32 bits.
+const MAX_SEGMENT: u64 = 1 << 30;
 
 pub(crate) struct Started {
     pub(crate) shared: Arc<Shared>,
@@ -46,6 +50,7 @@ pub(crate) fn open_with(
     warnings: Vec<String>,
     log_options: LogOptions,
 ) -> Result<Started> {
+    check_limits(&options)?;
     let begun = options.clock.monotonic();
     let clock = EngineClock::new(options.clock.clone());
     let identity = identity::load_or_create(&*disk, log_options.identity).map_err(open_error)?;
@@ -93,17 +98,32 @@ pub(crate) fn open_with(
     })
 }
 
+/// A unit must fit a group of the log, whatever the limits of messages are.
+fn check_limits(options: &Options) -> Result<()> {
+    let unit = unit_bytes(&options.limits) as u64;
+    if unit + BESIDE_UNIT <= MAX_GROUP {
+        return Ok(());
+    }
+    let text = format!(
+        "the limits of messages are too great: a unit could have {unit} bytes, a group of the log has at most {MAX_GROUP}"
+    );
+    Err(Error::new(Kind::Config, text)
+        .next("lower the limits of body and batch, and send larger bodies by claim check"))
+}
+
 fn log_options(options: &Options, identity: u128, seed: u64) -> LogOptions {
     let memory = options.durability == Durability::Memory;
     let base = LogOptions::new(identity, seed);
-    let segment_bytes = options.segment_bytes.max(1 << 20);
+    let segment_bytes = options.segment_bytes.clamp(1 << 20, MAX_SEGMENT);
+    // It holds the longest group: one that was applied is written, also on a full disk.
+    let reserve = unit_bytes(&options.limits) as u64 + BESIDE_UNIT;
     LogOptions {
         segment_bytes,
         first_segment_bytes: base.first_segment_bytes.min(segment_bytes),
         reserve_bytes: if memory {
             0
         } else {
-            RESERVE.min(4 * segment_bytes)
+            reserve.min(4 * segment_bytes)
         },
         zeroed: !memory,
         ..base

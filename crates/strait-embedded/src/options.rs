@@ -16,7 +16,7 @@ pub struct Options {
     pub limits: Limits,
     /// Bytes of appends that may wait for the disk; more wait for room. Default 64 MiB.
     pub queue_bytes: usize,
-    /// Length of a log segment. Default 64 MiB, at least 1 MiB.
+    /// Length of a log segment. Default 64 MiB; below 1 MiB and above 1 GiB it is 1 MiB and 1 GiB.
     pub segment_bytes: u64,
     /// A checkpoint is taken after so many bytes of log. Default 1 GiB.
     pub checkpoint_bytes: u64,

@@ -44,14 +44,21 @@ impl Prepared {
 }
 
 fn taken(offset: u64, message: &Message, copy: Option<(u32, Records)>) -> Taken {
-    let record = message.record();
+    Taken {
+        grave: Some(again(&message.record(), &[])),
+        copy,
+        ..without_grave(offset, message)
+    }
+}
+
+fn without_grave(offset: u64, message: &Message) -> Taken {
     Taken {
         offset,
-        key: key_hash(record.key()),
+        key: key_hash(message.record().key()),
         appended: message.appended().as_millis(),
         attempts: None,
-        grave: again(&record, &[]),
-        copy,
+        grave: None,
+        copy: None,
     }
 }
 
@@ -60,55 +67,120 @@ type Refused = (Unit, strait_core::Error);
 
 /// Reads the messages of every receipt that is parked or given up.
 pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, Box<Refused>> {
-    let mut messages = Vec::new();
-    for (receipt, verdict) in &unit.settle {
+    let limit = unit_bytes(&shared.options.limits);
+    let mut prepared = Prepared {
+        unit,
+        messages: Vec::new(),
+    };
+    let mut left = limit.saturating_sub(prepared.bytes());
+    let mut over = prepared.bytes() > limit;
+    for (receipt, verdict) in &prepared.unit.settle {
         if !needs_messages(verdict) {
             continue;
         }
-        match take(shared, receipt, verdict) {
-            Ok(taken) => messages.push(taken),
-            Err(error) => return Err(Box::new((unit, error))),
+        match take(shared, receipt, verdict, &mut left) {
+            Ok(Some(taken)) => prepared.messages.push(taken),
+            Ok(None) => over = true,
+            Err(error) => return Err(Box::new((prepared.unit, error))),
+        }
+        if over {
+            break;
         }
     }
-    Ok(Prepared { unit, messages })
+    if over {
+        return Err(Box::new((prepared.unit, too_large(limit))));
+    }
+    Ok(prepared)
 }
 
-fn take(shared: &Shared, receipt: &Receipt, verdict: &Verdict) -> Result<Vec<Taken>> {
+/// The most that the sends of a unit and the copies of its dead letters may have together: a group of the log holds
+/// them, and so does the reserve.
+pub(crate) fn unit_bytes(limits: &Limits) -> usize {
+    let one = limits.body + limits.key + limits.headers;
+    (16 << 20).max(2 * limits.batch.max(one + (128 << 10)))
+}
+
+fn too_large(limit: usize) -> strait_core::Error {
+    let text = format!("a unit with its dead letters takes more than {limit} bytes in the log");
+    strait_core::Error::new(strait_core::Kind::Rejected, text)
+        .code(strait_core::codes::TOO_LARGE)
+        .next("settle fewer messages in one unit, or send less with it")
+}
+
+/// What a verdict over a receipt takes; `None` when it is more than `left`.
+fn take(
+    shared: &Shared,
+    receipt: &Receipt,
+    verdict: &Verdict,
+    left: &mut usize,
+) -> Result<Option<Vec<Taken>>> {
     let fence = receipt.fence();
     let group = group_of(fence.consumer);
-    let first = fence.first.offset();
-    let (topic, name, list) = {
-        let state = shared.state.lock();
-        let found = state.groups.get(&group);
-        let shard = found.and_then(|g| g.shards.get(fence.shard as usize));
-        let topic = found.and_then(|g| state.topics.get(&g.topic));
-        let (Some(shard), Some(topic)) = (shard, topic) else {
-            return Ok(Vec::new());
-        };
-        if !shard.holds(first, fence.count, fence.epoch) {
-            // Fenced: the writer says so.
-            return Ok(Vec::new());
-        }
-        let list: Vec<Again> = (first..fence.end().offset())
-            .map(|offset| Again {
-                offset,
-                attempt: shard.attempts_of(offset),
-                reason: None,
-                redriven: shard.parked.get(&offset).and_then(|parked| parked.redriven),
-            })
-            .collect();
-        (topic.id, topic.name.shared(), list)
-    };
     let (Verdict::Retry { reason, .. } | Verdict::Dead(reason)) = verdict else {
-        return Ok(Vec::new());
+        return Ok(Some(Vec::new()));
     };
-    list.iter()
-        .map(|one| {
-            let message = read_again(shared, &name, topic, group, fence.shard, one)?;
+    let Some(held) = held(shared, receipt) else {
+        // Fenced: the writer says so.
+        return Ok(Some(Vec::new()));
+    };
+    let last = |attempt: u32| match verdict {
+        Verdict::Retry { counts, .. } => *counts && attempt >= held.max_attempts,
+        _ => true,
+    };
+    let mut all = Vec::with_capacity(held.messages.len());
+    for one in &held.messages {
+        let message = match read_again(shared, &held.name, held.topic, group, fence.shard, one) {
+            // It was lost after the look above, and then retention or a deletion took it.
+            Err(error) if error.kind() == strait_core::Kind::NotFound => {
+                return Ok(Some(Vec::new()));
+            }
+            other => other?,
+        };
+        let taken = if last(one.attempt) {
             let copy = dead_copy(shared, group, &message, one.attempt, reason);
-            Ok(taken(one.offset, &message, copy))
-        })
-        .collect()
+            taken(one.offset, &message, copy)
+        } else {
+            without_grave(one.offset, &message)
+        };
+        match left.checked_sub(taken.bytes()) {
+            Some(rest) => *left = rest,
+            None => return Ok(None),
+        }
+        all.push(taken);
+    }
+    Ok(Some(all))
+}
+
+/// What a valid receipt covers.
+struct HeldMessages {
+    topic: u32,
+    name: Arc<str>,
+    max_attempts: u32,
+    messages: Vec<Again>,
+}
+
+fn held(shared: &Shared, receipt: &Receipt) -> Option<HeldMessages> {
+    let fence = receipt.fence();
+    let first = fence.first.offset();
+    let state = shared.state.lock();
+    let group = state.groups.get(&group_of(fence.consumer))?;
+    let shard = group.shards.get(fence.shard as usize)?;
+    let topic = state.topics.get(&group.topic)?;
+    if !shard.holds(first, fence.count, fence.epoch) {
+        return None;
+    }
+    let again = |offset| Again {
+        offset,
+        attempt: shard.attempts_of(offset),
+        reason: None,
+        redriven: shard.parked.get(&offset).and_then(|parked| parked.redriven),
+    };
+    Some(HeldMessages {
+        topic: topic.id,
+        name: topic.name.shared(),
+        max_attempts: group.settings.max_attempts,
+        messages: (first..fence.end().offset()).map(again).collect(),
+    })
 }
 
 /// Reads a message that was out before: from its partition, or from the dead letters that it came back from.

@@ -202,11 +202,24 @@ impl Shared {
     pub(crate) fn poison(&self, why: &str) {
         self.end(Ended::Poisoned(why.into()));
         self.health.send_replace(Health::Ended(why.into()));
+        self.wake_everybody();
+    }
+
+    /// Members end, and whoever waits for records or claims looks again.
+    pub(crate) fn wake_everybody(&self) {
         let mut state = self.state.lock();
         state
             .groups
             .values_mut()
             .for_each(|group| group.members.end());
+        for topic in state.topics.values() {
+            topic
+                .partitions
+                .iter()
+                .for_each(|partition| partition.grown.notify_waiters());
+        }
+        drop(state);
+        self.claims.notify_waiters();
     }
 
     fn end(&self, how: Ended) {
@@ -349,8 +362,14 @@ impl Budget {
     }
 
     pub(crate) fn give_back(&self, bytes: usize) {
-        if bytes > 0 && self.used.fetch_sub(bytes, Ordering::AcqRel) >= self.limit / 2 {
+        if bytes > 0 {
+            self.used.fetch_sub(bytes, Ordering::AcqRel);
             self.room.notify_waiters();
         }
+    }
+
+    /// Takes `bytes` although they may not fit: for what must not wait, and frees room itself.
+    pub(crate) fn take_over(&self, bytes: usize) {
+        self.used.fetch_add(bytes, Ordering::AcqRel);
     }
 }

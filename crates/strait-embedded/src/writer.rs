@@ -83,8 +83,10 @@ impl Writer {
             }
         }
         // Closed in order: the last group is proven, so that the next opening has nothing to rewrite.
-        if let Err(error) = self.log.sync().and_then(|()| self.log.seal()) {
-            self.shared.poison(&error.to_string());
+        match self.log.sync().and_then(|()| self.log.seal()) {
+            // Without space the next opening proves it.
+            Ok(()) | Err(LogError::Full { .. }) => {}
+            Err(error) => self.shared.poison(&error.to_string()),
         }
     }
 
@@ -173,7 +175,7 @@ impl Writer {
             self.unsealed = Some(now.monotonic);
         }
         self.out.written.drain(..).for_each(|reply| reply.send());
-        if self.out.sync && self.sync {
+        if self.out.fsync || self.out.sync && self.sync {
             let begun = Instant::now();
             self.log.sync()?;
             histogram!("strait_fsync_seconds").record(begun.elapsed());

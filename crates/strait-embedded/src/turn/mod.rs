@@ -52,6 +52,8 @@ pub(crate) struct Output {
     pub(crate) durable: Vec<Reply>,
     /// True when something in the group must be durable before its answer goes out.
     pub(crate) sync: bool,
+    /// True when it must be fsynced whatever the durability of acknowledgements: a checkpoint rests on it.
+    pub(crate) fsync: bool,
     /// Commit records in the group.
     pub(crate) records: u64,
     /// A topic was given a retention.
@@ -101,6 +103,7 @@ impl Output {
     pub(crate) fn clear(&mut self) {
         self.placings.clear();
         self.sync = false;
+        self.fsync = false;
         self.records = 0;
         self.retention = false;
         self.claims_ended = false;
@@ -174,6 +177,7 @@ impl<'a> Turn<'a> {
             Command::Close => return self.release_undelivered(),
             Command::Sync(to) => {
                 self.out.sync = true;
+                self.out.fsync = true;
                 Reply::Unit(to, Ok(()))
             }
         };

@@ -240,7 +240,8 @@ impl Turn<'_> {
             return;
         };
         let attempts = found.attempts_of(offset);
-        if counts && attempts >= group.settings.max_attempts {
+        // Without a copy the limit was lowered meanwhile: the next attempt is the last.
+        if counts && attempts >= group.settings.max_attempts && message.grave.is_some() {
             return self.bury(fence, message, reason);
         }
         let key = if group.settings.key_order {
@@ -277,6 +278,9 @@ impl Turn<'_> {
 
     /// The message goes to the group's dead letters, and a copy to its dead-letter topic.
     fn bury(&mut self, fence: &Fence, message: Taken, reason: &str) {
+        let grave = message
+            .grave
+            .expect("what may be given up was prepared with a copy");
         let (id, shard, offset) = (group_of(fence.consumer), fence.shard, message.offset);
         let Some(group) = self.state.groups.get(&id) else {
             return;
@@ -317,7 +321,7 @@ impl Turn<'_> {
                 offset,
                 dead,
             },
-            Some(&message.grave),
+            Some(&grave),
         );
         if let Some((op, records)) = copy {
             self.emit(&Op::Append(op), Some(&records));

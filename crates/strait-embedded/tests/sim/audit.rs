@@ -449,12 +449,21 @@ impl World {
                 );
             }
             match (unit, happened) {
+                // Where the ledger knew the key, it settled and sent nothing.
+                (Some(id), Some(false)) if self.has_key(id) => {
+                    sends.iter().for_each(|send| self.forbid_maybe(send));
+                }
                 (Some(id), Some(happened)) => self.resolve_unit(id, happened),
                 (None, Some(false)) => sends.iter().for_each(|send| self.forbid_maybe(send)),
                 _ => {}
             }
         }
         assert!(found.is_empty(), "messages that nobody sent: {found:?}");
+    }
+
+    fn has_key(&self, id: u64) -> bool {
+        let unit = self.maybe.units.iter().find(|unit| unit.id == id);
+        unit.is_some_and(|unit| unit.once.is_some())
     }
 
     fn forbid_maybe(&mut self, send: &Send) {

@@ -424,13 +424,23 @@ impl World {
             (Entry::Stored { result, expires }, Claimed::Seen(seen)) => {
                 *expires > now && seen[..] == result.to_le_bytes()
             }
-            (Entry::Running { holder, until, .. }, answer) => {
+            (
+                Entry::Running {
+                    holder,
+                    until,
+                    token,
+                },
+                answer,
+            ) => {
                 let own = *holder == claim.holder;
                 match answer {
                     Claimed::Wait => !own && *until > now,
                     Claimed::Run(_) => (own || *until <= now) && !claim.at_most_once,
                     // A run that has no known end may have been done.
-                    Claimed::Unfinished(_) => (own || *until <= now) && claim.at_most_once,
+                    Claimed::Unfinished(found) => {
+                        let same = token.is_none_or(|token| token == found.0);
+                        (own || *until <= now) && claim.at_most_once && same
+                    }
                     Claimed::Seen(_) => false,
                 }
             }
@@ -454,11 +464,7 @@ impl World {
             Claimed::Unfinished(found) => {
                 for entry in &mut left {
                     if let Entry::Running { token, .. } = entry {
-                        let other = token.replace(found.0);
-                        assert!(
-                            other.is_none_or(|other| other == found.0),
-                            "an unfinished claim has another token"
-                        );
+                        *token = Some(found.0);
                     }
                 }
             }
@@ -732,7 +738,9 @@ impl World {
             };
             let shard = &mut group.shards[dead.shard as usize];
             // Where the group was sent back over it, it comes again by itself.
-            if shard.state(dead.offset) != State::Settled {
+            let start = self.topics[group.topic].parts[dead.shard as usize].start;
+            let gone = dead.offset < start && shard.state(dead.offset) == State::Free;
+            if !gone && shard.state(dead.offset) != State::Settled {
                 continue;
             }
             let msg = shard.msg(dead.offset);

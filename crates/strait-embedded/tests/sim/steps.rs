@@ -299,8 +299,8 @@ impl World {
             let mut rest = out;
             rest.ticket.first += u64::from(at);
             rest.ticket.attempts.drain(..at as usize);
-            rest.ticket.id = self.next_serial();
-            self.is_out(&rest.ticket);
+            let before = std::mem::replace(&mut rest.ticket.id, self.next_serial());
+            self.is_out(before, &rest.ticket);
             self.outs.push(rest);
             out = Out {
                 ticket,
@@ -310,15 +310,15 @@ impl World {
         out
     }
 
-    /// The messages of a receipt are out under its number.
-    fn is_out(&mut self, ticket: &crate::model::Ticket) {
+    /// The messages of a receipt are out under its number now, and not under that of the whole any more.
+    fn is_out(&mut self, before: u64, ticket: &crate::model::Ticket) {
         if ticket.void {
             return;
         }
         let shard = &mut self.groups[ticket.group].shards[ticket.shard as usize];
         for offset in ticket.offsets() {
             let msg = shard.msg(offset);
-            if matches!(msg.state, State::Out(_)) {
+            if msg.state == State::Out(before) {
                 msg.state = State::Out(ticket.id);
             }
         }
@@ -920,6 +920,7 @@ impl World {
         let Some(group) = self.some_group() else {
             return;
         };
+        self.look_at_dead(group);
         let mut numbers: Vec<u64> = self.groups[group].dead.keys().copied().collect();
         let all = self.rng.one_in(2);
         if !all {
