@@ -1,4 +1,6 @@
 //! What users rely on, on the engine that ships.
+// A test fails by a panic.
+#![allow(clippy::unwrap_used)]
 
 mod app;
 mod appending;
@@ -7,6 +9,7 @@ mod failing;
 mod guarantees;
 mod leases;
 mod messages;
+mod observed;
 mod opening;
 mod order;
 mod support;
