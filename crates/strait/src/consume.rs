@@ -33,6 +33,18 @@ pub enum Undecodable {
 ///
 /// Unless it is said: one handling per partition at a time and partitions in parallel, each key in order; failures are
 /// retried with [`Backoff::default`]; effects leave once.
+///
+/// ```no_run
+/// # use strait::{Backoff, Handled, Raw, Topic, secs};
+/// # async fn bill(_: Raw) -> Handled { Ok(()) }
+/// # fn example(orders: Topic<Raw>) {
+/// let billing = orders.group("billing")
+///     .each(bill)
+///     .concurrency(64)                                        // over all partitions; keys stay in order
+///     .retry(Backoff::exponential(secs(1)).up_to(8))
+///     .dead_letter("orders.dead");
+/// # }
+/// ```
 #[must_use = "a consumer runs when it is served by an app"]
 pub struct Consume {
     pub(crate) topic: Topic<Raw>,

@@ -237,7 +237,21 @@ impl fmt::Debug for States {
     }
 }
 
-/// What was given to the app with [`state`](crate::App::state): shared by all handlers.
+/// What was given to the app with [`state`](crate::App::state): shared by all handlers. It derefs to the value.
+///
+/// A handler is a plain function, so a test can call it:
+///
+/// ```
+/// use strait::{Handled, Raw, State};
+///
+/// async fn greet(_: Raw, name: State<String>) -> Handled {
+///     println!("hello {}", name.to_uppercase());
+///     Ok(())
+/// }
+/// # tokio::runtime::Builder::new_current_thread().build().unwrap().block_on(async {
+/// assert!(greet(Raw::bytes("x"), State::new("ada".to_owned())).await.is_ok());
+/// # });
+/// ```
 #[derive(Debug)]
 pub struct State<T> {
     shared: Arc<T>,
@@ -298,7 +312,16 @@ impl<T: Send + Sync + 'static> BatchExtract for State<T> {
     }
 }
 
-/// The number of this attempt; 1 is the first.
+/// The number of this attempt; 1 is the first. Deaths of the process, lost leases and panics count.
+///
+/// ```
+/// use strait::{Attempt, Handled, OrFail, Raw, minutes};
+///
+/// async fn send(mail: Raw, attempt: Attempt) -> Handled {
+///     deliver(&mail).or_retry_in(minutes(5) * attempt.0)
+/// }
+/// # fn deliver(_: &Raw) -> Result<(), std::io::Error> { Ok(()) }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Attempt(pub u32);
 
@@ -454,6 +477,19 @@ impl Extract for Meta {
 
 /// Fires when the right to this message is lost (its lease ran out, or its partition went to another member): what the
 /// handler still sends will be refused, so it may as well stop.
+///
+/// ```
+/// use strait::{Cancel, Handled, Raw};
+///
+/// async fn render(page: Raw, cancel: Cancel) -> Handled {
+///     tokio::select! {
+///         done = render_for_minutes(&page) => done?,
+///         () = cancel.cancelled() => return Err("another member has it".into()),
+///     }
+///     Ok(())
+/// }
+/// # async fn render_for_minutes(_: &Raw) -> Result<(), std::io::Error> { Ok(()) }
+/// ```
 #[derive(Clone)]
 pub struct Cancel {
     token: Arc<Token>,

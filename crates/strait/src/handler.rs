@@ -11,6 +11,29 @@ use crate::out::Out;
 /// A function that handles messages of type `M`: `async fn(M, ..) -> Handled`, where up to eight arguments after the
 /// message are [extracted](Extract). Closures that return a future are handlers too.
 ///
+/// ```no_run
+/// # use serde::{Deserialize, Serialize};
+/// # use strait::{Handled, Message, Meta, OrFail, State, Topic};
+/// # struct Db;
+/// # impl Db { async fn charge(&self, key: &str, order: u64, cents: u64) -> Result<(), std::io::Error> { Ok(()) } }
+/// # #[derive(Message, Serialize, Deserialize)]
+/// # #[message("order.placed.v1", key = order)]
+/// # struct OrderPlaced { order: u64, cents: String }
+/// # fn example(orders: Topic<OrderPlaced>) {
+/// async fn bill(placed: OrderPlaced, meta: Meta, db: State<Db>) -> Handled {
+///     let cents = placed.cents.parse().or_dead()?;               // it never gets better: the dead letters
+///     db.charge(meta.id(), placed.order, cents).await?;          // `?` is "again, later"
+///     Ok(())
+/// }
+/// let billing = orders.group("billing").each(bill);
+///
+/// let printing = orders.group("printing").each(|placed: OrderPlaced| async move {
+///     println!("order {}", placed.order);
+///     Ok(())
+/// });
+/// # }
+/// ```
+///
 /// You never implement this trait; `Args` stands for the types of the arguments.
 #[diagnostic::on_unimplemented(
     message = "`{Self}` is not a handler for messages of type `{M}`",
@@ -35,6 +58,22 @@ pub trait Handler<M, Args>: Send + Sync + 'static {
 
 /// A function that handles batches: `async fn(Batch<M>, ..) -> Handled` (one verdict for all) or `-> Vec<Handled>` (one
 /// for each item, in order).
+///
+/// ```no_run
+/// # use strait::{Batch, Handled, Raw, State, Topic, secs};
+/// # struct Search;
+/// # impl Search { async fn put(&self, texts: Vec<&str>) -> Result<Vec<bool>, std::io::Error> { Ok(vec![]) } }
+/// # fn example(notes: Topic<Raw>) {
+/// async fn index(batch: Batch<Raw>, search: State<Search>) -> Vec<Handled> {
+///     let texts = batch.iter().filter_map(|item| item.message.text()).collect();
+///     match search.put(texts).await {
+///         Ok(kept) => kept.into_iter().map(|kept| if kept { Ok(()) } else { Err("refused".into()) }).collect(),
+///         Err(error) => batch.iter().map(|_| Err(format!("search: {error}").into())).collect(),
+///     }
+/// }
+/// let indexing = notes.group("index").each_batch(500, secs(1), index);
+/// # }
+/// ```
 ///
 /// You never implement this trait; `Args` stands for the types of the arguments.
 #[diagnostic::on_unimplemented(

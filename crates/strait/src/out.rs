@@ -177,8 +177,13 @@ impl fmt::Debug for Out {
 
 /// The id of an effect: the same for every handling of the same message by the same consumer.
 fn effect_id(consumer: &str, message: &str, ordinal: usize) -> u128 {
-    let name = format!("{consumer}\0{message}\0{ordinal}");
-    Uuid::new_v5(&EFFECTS, name.as_bytes()).as_u128()
+    let mut name = Vec::with_capacity(consumer.len() + message.len() + 22);
+    for part in [consumer, message] {
+        name.extend_from_slice(part.as_bytes());
+        name.push(0);
+    }
+    name.extend_from_slice(ordinal.to_string().as_bytes());
+    Uuid::new_v5(&EFFECTS, &name).as_u128()
 }
 
 #[cfg(test)]
