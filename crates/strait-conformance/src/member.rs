@@ -28,6 +28,8 @@ pub(crate) struct Member {
     engine: Arc<dyn Engine>,
     patience: Duration,
     held: VecDeque<Delivery>,
+    /// How many messages it asks for at a time.
+    pub(crate) items: usize,
     /// The shards that it owns now.
     pub(crate) owned: BTreeSet<Shard>,
 }
@@ -39,6 +41,7 @@ impl Member {
             engine,
             patience,
             held: VecDeque::new(),
+            items: 1_000,
             owned: BTreeSet::new(),
         }
     }
@@ -56,7 +59,7 @@ impl Member {
             if let Some(delivery) = self.held.pop_front() {
                 return Ok(Some(Seen::Delivery(Box::new(delivery))));
             }
-            let next = self.consumer.next(1_000, 1 << 20);
+            let next = self.consumer.next(self.items, 1 << 20);
             let Ok(arrival) = tokio::time::timeout_at(deadline, next).await else {
                 return Ok(None);
             };

@@ -27,6 +27,9 @@ pub(super) fn cases() -> Vec<Case> {
             .needs(Need::KeyOrder)
             .needs(Need::Parking),
         case("order_through_releases", through_releases).needs(Need::KeyOrder),
+        case("order_one_at_a_time", one_at_a_time)
+            .needs(Need::KeyOrder)
+            .needs(Need::Parking),
         case("order_through_drops", through_drops).needs(Need::KeyOrder),
         case("order_without_key", without_key).needs(Need::Parking),
         case("order_through_a_move", through_a_move)
@@ -218,6 +221,45 @@ async fn through_releases(lab: Lab) -> Check {
         end_and_release(&lab, &mut held, Verdict::Release).await?;
     }
     check_eq!(member.drain(4).await?, ["1", "2", "3", "4"], "in the end");
+    Ok(())
+}
+
+/// A member that has one message of a key at a time always gets the first that is not settled, whatever became of the
+/// one before and whatever the engine had ready.
+async fn one_at_a_time(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    for i in 0..60 {
+        lab.put(&topic, 0, &[&format!("ada={i}")]).await?;
+    }
+    let spec = GroupSpec {
+        max_attempts: 10_000,
+        ..lab.spec(&topic)?
+    };
+    let mut member = lab.consume_as(&spec).await?;
+    member.items = 1;
+    let mut rng = crate::rng::Rng::new(21);
+    let mut settled = 0;
+    while settled < 60 {
+        if rng.percent(30) {
+            tokio::time::sleep(Duration::from_micros(rng.below(400))).await;
+        }
+        let delivery = member.delivery().await?;
+        let text = body(&delivery.message);
+        check_eq!(
+            text,
+            settled.to_string(),
+            "the delivery after {settled} settles"
+        );
+        match rng.below(10) {
+            0..3 => lab.settle(delivery.receipt, Verdict::Release).await?,
+            3..5 => lab.settle(delivery.receipt, retry(Duration::ZERO)).await?,
+            5 => drop(delivery),
+            _ => {
+                lab.done(delivery.receipt).await?;
+                settled += 1;
+            }
+        }
+    }
     Ok(())
 }
 

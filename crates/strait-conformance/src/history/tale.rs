@@ -33,6 +33,47 @@ impl Message<'_> {
     }
 }
 
+/// The delivery before, and how it may have ended.
+struct Last<'a> {
+    who: &'a str,
+    attempt: u32,
+    /// An attempt was spent.
+    spent: bool,
+    /// None was.
+    kept: bool,
+}
+
+impl<'a> Last<'a> {
+    fn new(who: &'a str, attempt: u32) -> Self {
+        Last {
+            who,
+            attempt,
+            spent: false,
+            kept: false,
+        }
+    }
+
+    /// Whether it counted is open.
+    fn open(&mut self) {
+        (self.spent, self.kept) = (true, true);
+    }
+
+    fn settled(&mut self, settle: &Settle<'_>) {
+        match (settle.answer, settle.end) {
+            (Answer::Applied, End::Retry) => self.spent = true,
+            (Answer::Applied, End::Release) => self.kept = true,
+            (Answer::Applied, End::Done | End::Dead) => {}
+            _ => self.open(),
+        }
+    }
+
+    fn allows(&self, attempt: u32, lost_unseen: impl Fn() -> bool) -> bool {
+        let open = !self.spent && !self.kept && lost_unseen();
+        (self.kept || open) && attempt == self.attempt
+            || (self.spent || open) && attempt == self.attempt + 1
+    }
+}
+
 pub(super) struct Tale<'a> {
     events: &'a [Event],
     stored: &'a Stored,
@@ -291,47 +332,43 @@ impl<'a> Tale<'a> {
     /// The attempt of a delivery follows from how the one before it ended.
     pub(super) fn attempts(&self, found: &mut Vec<Violation>) {
         for (text, message) in &self.messages {
-            let mut last: Option<u32> = None;
-            let (mut spent, mut kept) = (false, false);
+            let mut last: Option<Last<'_>> = None;
             let mut settles = message.settles.iter();
-            for at in &message.events {
-                match &self.events[*at].did {
+            for (i, at) in message.events.iter().enumerate() {
+                let event = &self.events[*at];
+                match &event.did {
                     Did::Delivered { attempt, .. } => {
-                        let wrong = match last {
-                            None => *attempt != 1,
-                            Some(last) => {
-                                let same = kept && *attempt == last;
-                                let next = spent && *attempt == last + 1;
-                                !same && !next
-                            }
-                        };
-                        if wrong {
-                            let was = last.map_or("none before".to_owned(), |n| n.to_string());
+                        let rest = &message.events[i..];
+                        let right = last.as_ref().map_or(*attempt == 1, |last| {
+                            last.allows(*attempt, || self.gives_back(last.who, rest))
+                        });
+                        if !right {
+                            let was = last.as_ref().map_or(0, |last| last.attempt);
                             let what = format!(
-                                "`{text}` was delivered as attempt {attempt} (step {at}), {was} was the last"
+                                "`{text}` was delivered as attempt {attempt} (step {at}), after attempt {was}"
                             );
                             self.broken(found, Promise::Attempts, text, what);
                         }
-                        last = Some(*attempt);
-                        (spent, kept) = (false, false);
+                        last = Some(Last::new(&event.who, *attempt));
                     }
-                    Did::Dropped { .. } => spent = true,
-                    Did::GivenBack { .. } => (spent, kept) = (true, true),
                     Did::Settling { .. } => {
-                        let Some(settle) = settles.next() else {
-                            continue;
-                        };
-                        match (settle.answer, settle.end) {
-                            (Answer::Applied, End::Retry) => spent = true,
-                            (Answer::Applied, End::Release) => kept = true,
-                            (Answer::Applied, End::Done | End::Dead) => {}
-                            _ => (spent, kept) = (true, true),
+                        if let (Some(settle), Some(last)) = (settles.next(), &mut last) {
+                            last.settled(settle);
                         }
                     }
+                    Did::Dropped { .. } => last.iter_mut().for_each(|last| last.spent = true),
+                    Did::GivenBack { .. } => last.iter_mut().for_each(Last::open),
                     _ => {}
                 }
             }
         }
+    }
+
+    /// True when a member finds out only later that it has lost the message.
+    fn gives_back(&self, who: &str, rest: &[usize]) -> bool {
+        let of_member = |at: &&usize| self.events[**at].who == who;
+        let next = rest.iter().find(of_member).map(|at| &self.events[*at].did);
+        matches!(next, Some(Did::GivenBack { .. }))
     }
 
     /// Once another member was seen to have a shard under a later epoch, a settle handed in under an earlier one has no

@@ -303,6 +303,28 @@ fn attempts_are_not_counted_or_counted_for_nothing() {
 }
 
 #[test]
+fn a_member_may_find_out_late_that_it_has_lost_a_message() {
+    let late = |found_out: bool| {
+        let mut steps = vec![appended("a", "k", 0), ("one", delivered("a", 1, 1))];
+        steps.push(("two", delivered("a", 2, 2)));
+        if found_out {
+            steps.push(("one", Did::GivenBack { text: "a".into() }));
+        }
+        steps.push(("two", handling("a")));
+        steps.push(("two", settling("a", End::Done, None, 2)));
+        steps.push(("two", settled("a", Answer::Applied)));
+        let stored = Stored {
+            log: log(&["a"]),
+            max_attempts: 9,
+            ..Stored::default()
+        };
+        broken(steps, &stored)
+    };
+    assert_eq!(late(true), []);
+    assert_eq!(late(false), [Promise::Attempts]);
+}
+
+#[test]
 fn a_dead_letter_is_missing_doubled_wrong_or_invented() {
     let (steps, stored) = good();
     let cases: [&[(&str, u32)]; 5] = [
