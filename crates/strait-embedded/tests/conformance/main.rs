@@ -4,8 +4,7 @@
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use strait_conformance::{Harness, Suite, Target};
-use strait_embedded::Embedded;
+use strait_conformance::{Suite, Target};
 
 mod bends;
 mod bent;
@@ -18,12 +17,10 @@ fn main() -> ExitCode {
         place::harness(Arc::new(bent::Straight))
     });
     let memory = Target::new("memory", || async {
-        Ok(Harness::new(Embedded::memory(place::options())?))
+        place::memory(Arc::new(bent::Straight))
     });
     let modest = Target::new("modest", || async {
-        let engine = Embedded::memory(place::options())?;
-        let bent = bent::Bent::new(engine, Arc::new(modest::Modest));
-        Ok(Harness::new(Arc::new(bent)))
+        place::memory(Arc::new(modest::Modest))
     });
     let suites = Suite::new().events(directory).events(memory).events(modest);
     mutants::add_to(suites).run()

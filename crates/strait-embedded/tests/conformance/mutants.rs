@@ -17,7 +17,7 @@ pub(crate) fn add_to(suite: Suite) -> Suite {
     let mut suite = suite;
     for (name, bend, caught_by) in all() {
         suite = suite.test(format!("mutant::{name}"), move || {
-            let target = mutant(bend);
+            let target = mutant(name, bend);
             for (case, why) in caught_by {
                 let fault = run_event_case(&target, case).err();
                 let said = fault.ok_or_else(|| format!("`{case}` lets the mutant pass"))?;
@@ -50,7 +50,7 @@ const SILENCE: &[(&str, &str)] = &[
 ];
 
 /// A mutant may lose what a case waits for: it is not waited for long.
-const PATIENCE: Duration = Duration::from_secs(2);
+const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Its name, what it does otherwise, the cases that catch it with a part of what they must say.
 type Mutant = (
@@ -193,8 +193,7 @@ fn specs() -> [Mutant; 6] {
             "breaks_the_order_of_keys",
             spec(|spec| spec.order = Order::Free),
             &[
-                ("order_later_appends_wait", r#"wanted ["1", "2", "3"]"#),
-                ("order_through_a_move", r#"wanted ["1", "2", "3"]"#),
+                ("order_other_keys_flow", r#"found ["2", "x"]"#),
                 ("history_of_steady_members", "KeyOrder is broken"),
             ],
         ),
@@ -322,10 +321,7 @@ fn verdicts() -> [Mutant; 8] {
         (
             "retries_at_once",
             verdict(retry_at_once),
-            &[
-                ("retry_is_never_early", "80ms were asked for"),
-                ("retry_survives_leaving", "250ms were asked for"),
-            ],
+            &[("retry_is_never_early", "were asked for")],
         ),
         (
             "counts_no_attempts",
@@ -382,10 +378,17 @@ fn verdicts() -> [Mutant; 8] {
     ]
 }
 
-fn mutant(bend: Arc<dyn Bend>) -> Target {
+/// In memory, but for the mutants that are caught by reopening.
+fn mutant(name: &str, bend: Arc<dyn Bend>) -> Target {
+    let reopens = ["loses_completed_ranges", "tries_for_ever"].contains(&name);
     Target::new("mutant", move || {
         let bend = bend.clone();
-        async move { place::harness(bend) }
+        async move {
+            match reopens {
+                true => place::harness(bend),
+                false => place::memory(bend),
+            }
+        }
     })
     .patience(PATIENCE)
 }

@@ -13,7 +13,7 @@ use strait_embedded::{Embedded, Options};
 use crate::bent::{Bend, Bent, True};
 
 /// Small segments, and a housekeeper that looks often: retention is seen within a case.
-pub(crate) fn options() -> Options {
+fn options() -> Options {
     Options {
         segment_bytes: 4 << 20,
         retention_every: Duration::from_millis(50),
@@ -35,6 +35,12 @@ pub(crate) fn harness(bend: Arc<dyn Bend>) -> Result<Harness> {
         .reopen(move || reopening.reopen())
         .kill(move || killing.kill());
     Ok(harness.keep(temp))
+}
+
+/// An engine in memory, as the mutant bends it.
+pub(crate) fn memory(bend: Arc<dyn Bend>) -> Result<Harness> {
+    let engine = Embedded::memory(options())?;
+    Ok(Harness::new(Arc::new(Bent::new(engine, bend))))
 }
 
 /// Where the data lies: `root/0`, and after each kill in the next directory.
