@@ -73,6 +73,8 @@ struct Part {
 struct Finished {
     tried: Vec<(Ticket, Outcome)>,
     rest: Vec<(Ticket, Unit)>,
+    /// It had been refused before.
+    again: bool,
 }
 
 /// Gathers the verdicts of one shard and commits them.
@@ -87,6 +89,8 @@ pub(crate) struct Settler {
     /// Keys whose gathered unit must not leave yet.
     held: Vec<u64>,
     commits: FuturesUnordered<Fut<Finished>>,
+    /// Those among them that were refused before: they wait, and nothing waits for them.
+    refused: usize,
     /// Messages gathered and under way.
     messages: usize,
     /// When the oldest thing that is gathered came.
@@ -104,6 +108,7 @@ impl Settler {
             open: RapidHashMap::default(),
             held: Vec::new(),
             commits: FuturesUnordered::new(),
+            refused: 0,
             messages: 0,
             since: None,
         }
@@ -202,16 +207,21 @@ impl Settler {
 
     /// True when handling must wait for commits.
     pub(crate) fn is_full(&self) -> bool {
-        self.messages >= MESSAGES || (self.units.len() >= UNITS && self.commits.len() >= COMMITS)
+        self.messages >= MESSAGES || (self.units.len() >= UNITS && !self.may_commit())
     }
 
-    /// True when handing over is worth it before the run ends: much is gathered, or something has waited.
+    /// True when handing over is worth it before the run ends: much is gathered, or something has waited. Also while enough
+    /// is under way, for somebody has to look whether that is over.
     #[inline]
     pub(crate) fn is_due(&self) -> bool {
         let Some(since) = self.since else {
             return false;
         };
-        self.commits.len() < COMMITS && (self.units.len() >= UNITS || since.elapsed() >= WAIT)
+        self.units.len() >= UNITS || since.elapsed() >= WAIT
+    }
+
+    fn may_commit(&self) -> bool {
+        self.commits.len() - self.refused < COMMITS
     }
 
     /// True when nothing is gathered or under way.
@@ -226,7 +236,7 @@ impl Settler {
 
     /// Hands what is gathered to the engine, unless enough is under way. It begins when the commits are next polled.
     pub(crate) fn flush(&mut self) {
-        if self.commits.len() >= COMMITS {
+        if !self.may_commit() {
             return;
         }
         // What comes again goes first: the engine parks it before the later ones of its key come back.
@@ -269,6 +279,8 @@ impl Settler {
     /// Commits units together, after a pause.
     fn commit(&mut self, units: Vec<(Ticket, Unit)>, pause: Duration) {
         let (consumer, leases) = (self.consumer.clone(), self.leases.clone());
+        let again = !pause.is_zero();
+        self.refused += usize::from(again);
         self.commits.push(Box::pin(async move {
             if !pause.is_zero() {
                 tokio::time::sleep(pause).await;
@@ -282,6 +294,7 @@ impl Settler {
             Finished {
                 tried: tickets.into_iter().zip(outcomes).collect(),
                 rest: Vec::new(),
+                again,
             }
         }));
     }
@@ -305,6 +318,7 @@ impl Settler {
             Finished {
                 tried,
                 rest: rest.collect(),
+                again: false,
             }
         }));
     }
@@ -328,6 +342,7 @@ impl Settler {
     }
 
     fn take_in(&mut self, finished: Finished) -> Settled {
+        self.refused -= usize::from(finished.again);
         let mut settled = Settled::default();
         for (ticket, outcome) in finished.tried {
             self.outcome(ticket, outcome, &mut settled);

@@ -7,6 +7,7 @@ use std::time::Instant;
 
 use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
+use rapidhash::RapidHashMap;
 use strait_core::{Chunk, Delivery, Error, Message as Stored, Position, Receipt, Verdict};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 use tokio::time::sleep_until;
@@ -364,12 +365,26 @@ where
     }
 
     fn ended(&mut self, endings: Few<Ending>, held: Few<Held>) {
+        if held.rest.is_empty() {
+            let key = held.first.key;
+            let committing = self.end(held.first, endings.first);
+            return self.after(key, committing);
+        }
+        // A key ends once for a batch, however many messages of it there were: it was begun once.
+        let mut over: RapidHashMap<u64, bool> = RapidHashMap::default();
         for (held, ending) in held.into_iter().zip(endings) {
-            self.end(held, ending);
+            let key = held.key;
+            let committing = self.end(held, ending);
+            key.into_iter()
+                .for_each(|key| *over.entry(key).or_default() |= committing);
+        }
+        for (key, committing) in over {
+            self.after(Some(key), committing);
         }
     }
 
-    fn end(&mut self, held: Held, ending: Ending) {
+    /// Ends one message. True when effects of its key are gathered with it.
+    fn end(&mut self, held: Held, ending: Ending) -> bool {
         let Held {
             receipt,
             key,
@@ -379,7 +394,7 @@ where
         if key.is_some_and(|key| self.keys.is_blocked(key, position)) {
             // One of its key before it failed: it comes again behind that one, without its effects.
             self.settler.release(receipt);
-            return self.after(key, false);
+            return false;
         }
         let Ending {
             verdict,
@@ -387,8 +402,7 @@ where
             once,
         } = ending;
         if matches!(verdict, Verdict::Done) && sends.is_empty() && once.is_none() {
-            let committing = self.settler.done(receipt, key);
-            return self.after(key, committing);
+            return self.settler.done(receipt, key);
         }
         let counts = matches!(verdict, Verdict::Retry { counts: true, .. });
         let dies = counts && attempt >= self.cx.consumer.options.backoff.attempts();
@@ -407,7 +421,7 @@ where
             key: unit_key,
             parks,
         });
-        self.after(key, committing);
+        committing
     }
 
     /// The handling of a message of this key is over.

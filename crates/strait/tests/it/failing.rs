@@ -1,8 +1,15 @@
 //! Failures, panics, what cannot be read.
 
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use strait::{Attempt, Backoff, Failure, Handled, Meta, OrFail, Raw, State, Undecodable, secs};
+use strait::core::{Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
+use strait::{
+    Attempt, Backoff, Error, Failure, Handled, Kind, Meta, OrFail, Out, Raw, Result, State, Strait,
+    Topic, Undecodable, codes, secs,
+};
+use tokio::sync::watch;
 
 use crate::support::*;
 
@@ -268,7 +275,6 @@ async fn a_timeout_cuts_a_handler_off() {
 
 #[tokio::test]
 async fn effects_that_are_refused_fail_their_message_and_no_other() {
-    use strait::{Out, Topic};
     async fn bill(
         placed: Order,
         gone: State<Topic<Raw>>,
@@ -341,4 +347,88 @@ async fn an_app_ends_when_its_engine_does() {
 fn failures_say_what_they_are() {
     let failure = Failure::dead("no");
     assert_eq!(format!("{failure:?}"), "Failure(dead: no)");
+}
+
+/// The engine, on a disk that takes no messages for now.
+#[derive(Debug)]
+struct Full {
+    engine: Arc<dyn Engine>,
+    is_full: AtomicBool,
+}
+
+impl Engine for Full {
+    fn id(&self) -> EngineId {
+        self.engine.id()
+    }
+    fn lanes(&self) -> Lanes {
+        self.engine.lanes()
+    }
+    fn health(&self) -> watch::Receiver<Health> {
+        self.engine.health()
+    }
+    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
+        self.engine.claim(claim)
+    }
+    fn close(&self, grace: Duration) -> Fut<()> {
+        self.engine.close(grace)
+    }
+    fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
+        let is_full = self.is_full.load(Ordering::SeqCst);
+        let refuse = |unit: &Unit| is_full && !unit.send.is_empty();
+        let engine = self.engine.clone();
+        let one_by_one = units.into_iter().map(move |unit| {
+            if refuse(&unit) {
+                let error = Error::new(Kind::Busy, "the disk is full").code(codes::DISK_FULL);
+                return Err(Outcome::NotApplied(unit, error));
+            }
+            Ok(engine.commit(vec![unit]))
+        });
+        let started: Vec<_> = one_by_one.collect();
+        Box::pin(async move {
+            let mut outcomes = Vec::new();
+            for each in started {
+                match each {
+                    Ok(commit) => outcomes.extend(commit.await),
+                    Err(refused) => outcomes.push(refused),
+                }
+            }
+            outcomes
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_full_disk_holds_effects_back_and_nothing_else() {
+    async fn bill(placed: Order, copies: State<Topic<Order>>, out: Out) -> Handled {
+        if !placed.number.is_multiple_of(2) {
+            out.append(&copies, &placed)?;
+        }
+        Ok(())
+    }
+    let full = Arc::new(Full {
+        engine: memory().engine().clone(),
+        is_full: AtomicBool::new(true),
+    });
+    let strait = Strait::on(full.clone());
+    let orders = orders(&strait, 1).await;
+    for number in 0..10 {
+        place(&orders, &number.to_string(), [number]).await;
+    }
+    let copies = strait.events().topic::<Order>("copies").await.unwrap();
+    let group = orders.group("billing");
+    let consume = group.each(bill);
+    let mut app = strait
+        .app()
+        .state(copies.clone())
+        .serve(consume)
+        .start()
+        .await
+        .unwrap();
+    until(&group, |info| info.lag() == 5).await;
+    full.is_full.store(false, Ordering::SeqCst);
+    let info = settled(&group).await;
+    app.stop().await.unwrap();
+    assert_eq!(info.dead, 0, "nothing failed");
+    let ends = copies.info().await.unwrap().partitions;
+    assert_eq!(ends.iter().map(|p| p.end.offset()).sum::<u64>(), 5);
 }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use strait::{Attempt, Backoff, Handled, Order as KeyOrder, Out, State, Topic};
+use strait::{Attempt, Backoff, Batch, Handled, Order as KeyOrder, Out, State, Topic};
 
 use crate::support::*;
 
@@ -214,5 +214,51 @@ async fn members_share_partitions_and_hand_them_over() {
             handled[customer], expected,
             "{customer}: each once, in order, over both members"
         );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn keys_keep_their_order_over_batches() {
+    let strait = memory();
+    let orders = orders(&strait, 2).await;
+    // Few keys, so that a batch has many of each.
+    let customers: Vec<String> = (0..6).map(|n| format!("customer {n}")).collect();
+    let all: Vec<Order> = (0..100)
+        .flat_map(|n| customers.iter().map(move |c| order(c, n)))
+        .collect();
+    orders.append_all(&all).await.unwrap();
+    let group = orders.group("index");
+    let done = Log::new();
+    let log = done.clone();
+    let handler = move |batch: Batch<Order>| {
+        let log = log.clone();
+        async move {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+            let mut failed: Vec<String> = Vec::new();
+            let mut verdicts: Vec<Handled> = Vec::new();
+            for item in batch {
+                let flaky = item.message.number % 9 == 4 && item.meta().attempt() == 1;
+                if flaky || failed.contains(&item.message.customer) {
+                    failed.push(item.message.customer);
+                    verdicts.push(Err("flaky".into()));
+                } else {
+                    log.push(item.message);
+                    verdicts.push(Ok(()));
+                }
+            }
+            verdicts
+        }
+    };
+    let consume = group
+        .each_batch(20, Duration::from_millis(3), handler)
+        .concurrency(4)
+        .retry(Backoff::fixed(Duration::from_millis(2)).up_to(1000));
+    let mut app = strait.app().serve(consume).start().await.unwrap();
+    settled(&group).await;
+    app.stop().await.unwrap();
+    let handled = by_customer(&done);
+    let expected: Vec<u64> = (0..100).collect();
+    for customer in &customers {
+        assert_eq!(handled[customer], expected, "{customer}");
     }
 }
