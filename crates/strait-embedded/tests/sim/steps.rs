@@ -745,6 +745,7 @@ impl World {
             (true, 0..2) => self.engine().write_section().map(|_| ()),
             (true, _) => {
                 note!("the checkpoint ends");
+                self.latest = self.latest.max(self.wall());
                 let done = self.engine().finish_checkpoint();
                 self.turn();
                 done

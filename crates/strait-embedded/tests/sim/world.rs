@@ -218,6 +218,8 @@ impl World {
         let mut sealed = true;
         if let Some(engine) = self.engine.take() {
             let health = strait_core::Engine::health(&**engine.engine());
+            // What waited is still decided, at this time.
+            self.latest = self.latest.max(self.wall());
             engine.close();
             sealed = *health.borrow() == Health::Ended("closed".into());
         }

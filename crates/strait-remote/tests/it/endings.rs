@@ -238,7 +238,12 @@ async fn an_owner_that_is_silent_is_lost() {
     );
     // The owner's thread stands still, as with SIGSTOP.
     let (go_on, stop) = std::sync::mpsc::channel::<()>();
-    runtime.spawn(async move { stop.recv() });
+    let (say, stands) = tokio::sync::oneshot::channel();
+    runtime.spawn(async move {
+        say.send(()).unwrap();
+        stop.recv()
+    });
+    stands.await.unwrap();
     let error = events.topics().await.unwrap_err();
     assert_eq!(error.kind(), Kind::Unavailable, "{error:?}");
     assert!(error.message().contains("silent"), "{error:?}");
