@@ -12,7 +12,7 @@ use strait_core::{Clock, Timestamp};
 use strait_embedded::disk::{Disk, File, Open, SimDisk};
 
 /// More than any run needs.
-pub(crate) const ROOMY: u64 = 64 << 20;
+pub(crate) const ROOMY: u64 = 1 << 30;
 /// After so many refusals in one turn space comes back: the writer waits for it.
 const PATIENCE: u32 = 6;
 
