@@ -96,7 +96,17 @@ impl Home {
             .iter_mut()
             .flatten()
             .for_each(|taken| taken.attempts = Some(made));
+        self.dealt_with(message.partition(), again.offset);
         self.settle(prepared);
+    }
+
+    /// The engine settles it by itself: nothing waits for its delivery.
+    fn dealt_with(&self, shard: Shard, offset: u64) {
+        let mut state = self.shared.state.lock();
+        let group = state.groups.get_mut(&self.group());
+        if let Some(shard) = group.and_then(|group| group.shards.get_mut(shard as usize)) {
+            shard.deliver(offset, 1);
+        }
     }
 }
 
@@ -382,6 +392,8 @@ impl Member {
             let key = key_hash(delivery.message.record().key());
             match shard {
                 Some(shard) if self.home.key_order && shard.is_blocked(key, offset) => {
+                    // Dealt with: what follows it in its run is not overtaken by it.
+                    shard.deliver(offset, 1);
                     drop(state);
                     self.home.park_behind(&delivery.message, delivery.receipt);
                 }

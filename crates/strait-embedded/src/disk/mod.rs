@@ -2,7 +2,7 @@
 //!
 //! [`io`] says what a disk is, [`real`] and [`sim`] are two of them. [`log`] is the commit log: groups of records
 //! ([`group`]) in segment files ([`segment`]) that a [`pool`] prepares ahead and recycles. [`recover`] opens a log and
-//! decides between a torn tail and corruption; [`verify`] reads a directory without changing it; [`snapshot`] is the
+//! decides between a torn tail and corruption; [`verify`](mod@verify) reads a directory without changing it; [`snapshot`] is the
 //! container of checkpoints.
 //!
 //! Public only so that the simulation tests reach it; not part of the crate's promise.

@@ -248,7 +248,11 @@ impl Pool {
                 self.lacking.store(0, Ordering::Release);
                 self.activate(ready);
             }
-            Err(e) if is_full(e) => self.lacking.store(needed, Ordering::Release),
+            // Space for less than a segment is no room.
+            Err(e) if is_full(e) => {
+                let least = needed.max(self.options.first_segment_bytes);
+                self.lacking.store(least, Ordering::Release);
+            }
             Err(_) => {}
         }
         ready

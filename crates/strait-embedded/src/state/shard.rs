@@ -409,11 +409,15 @@ impl Shard {
         undelivered
     }
 
-    /// True when a message before `offset` came back and goes out again first.
+    /// True when a message before `offset` goes out again first: it came back, or is granted and on its way to the
+    /// member.
     pub(crate) fn is_overtaken(&self, offset: u64) -> bool {
-        self.returned
-            .first()
-            .is_some_and(|(start, _)| start < offset)
+        let returned = self.returned.first();
+        returned.is_some_and(|(start, _)| start < offset)
+            || self
+                .leases
+                .range(..offset)
+                .any(|(_, lease)| !lease.delivered)
     }
 
     /// Unsettled messages that are no longer leased become due or returned.

@@ -177,6 +177,9 @@ impl World {
         if self.disk.begin_turn() {
             self.short = false;
         }
+        // What counts is the space that there is, whoever limited it and whenever.
+        let free = strait_embedded::disk::Disk::free_bytes(&self.disk.sim);
+        self.short |= free.is_ok_and(|free| free < ROOMY / 16);
         let alive = self.engine().turn();
         self.latest = self.latest.max(self.wall());
         self.take_answers();
