@@ -174,7 +174,9 @@ impl World {
 
     /// The writer makes a turn, and everything that has its answer is checked.
     pub(crate) fn turn(&mut self) {
-        if self.disk.begin_turn() {
+        if self.disk.begin_turn() && !self.engine().is_checkpointing() {
+            // Space came back: the housekeeper finds it, and sends are taken again.
+            self.engine().keep();
             self.short = false;
         }
         // What counts is the space that there is, whoever limited it and whenever.
