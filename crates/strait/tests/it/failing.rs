@@ -376,21 +376,18 @@ impl Engine for Full {
         let is_full = self.is_full.load(Ordering::SeqCst);
         let refuse = |unit: &Unit| is_full && !unit.send.is_empty();
         let engine = self.engine.clone();
-        let one_by_one = units.into_iter().map(move |unit| {
+        let one_by_one = units.into_iter().map(move |unit| -> Fut<Vec<Outcome>> {
             if refuse(&unit) {
                 let error = Error::new(Kind::Busy, "the disk is full").code(codes::DISK_FULL);
-                return Err(Outcome::NotApplied(unit, error));
+                return Box::pin(async { vec![Outcome::NotApplied(unit, error)] });
             }
-            Ok(engine.commit(vec![unit]))
+            engine.commit(vec![unit])
         });
         let started: Vec<_> = one_by_one.collect();
         Box::pin(async move {
             let mut outcomes = Vec::new();
             for each in started {
-                match each {
-                    Ok(commit) => outcomes.extend(commit.await),
-                    Err(refused) => outcomes.push(refused),
-                }
+                outcomes.extend(each.await);
             }
             outcomes
         })
