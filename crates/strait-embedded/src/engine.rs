@@ -97,6 +97,12 @@ impl Embedded {
         Embedded::start(open::open(Arc::new(disk), options, Vec::new())?, None)
     }
 
+    /// An engine on any disk, which nobody locks. For tests; not part of the crate's promise.
+    #[doc(hidden)]
+    pub fn on(disk: Arc<dyn crate::disk::Disk>, options: Options) -> Result<Arc<Embedded>> {
+        Embedded::start(open::open(disk, options, Vec::new())?, None)
+    }
+
     /// Without threads: somebody else makes its steps.
     pub(crate) fn threadless(shared: Arc<Shared>, opened: Opened) -> Arc<Embedded> {
         Embedded::assemble(shared, opened, Vec::new(), None)

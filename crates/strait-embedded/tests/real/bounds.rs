@@ -1,0 +1,272 @@
+//! Bounds and races that a simulation without threads cannot show.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use strait_core::events::{Durability, GroupSpec};
+use strait_core::{
+    Arrival, Claim, Claimed, Engine, Kind, Limits, Outcome, Outgoing, Receipt, Unit, Verdict, codes,
+};
+use strait_embedded::disk::rng::Rng;
+use strait_embedded::disk::sim::Crash;
+use strait_embedded::disk::{LogOptions, SimDisk};
+use strait_embedded::stepped::Stepped;
+use strait_embedded::{Embedded, Options};
+
+use crate::support::{append, append_of, block_on, declare, events, name, read_all};
+
+fn send(topic: &str, body: &[u8]) -> Unit {
+    let append = append_of(topic, 0, body);
+    Unit::send(Outgoing::Append {
+        topic: append.topic,
+        partition: append.partition,
+        records: append.records,
+        expected: append.expected,
+        dedupe: false,
+    })
+}
+
+/// A commit runs to its end once it was polled, also when there is no room in the queue and its caller goes away.
+#[test]
+fn a_commit_that_was_polled_happens() {
+    let options = Options {
+        queue_bytes: 1000,
+        ..Options::default()
+    };
+    let engine = Embedded::memory(options).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        let units = || (0..20).map(|_| send("in", &[1; 900])).collect::<Vec<_>>();
+        for _ in 0..10 {
+            let mut commit = engine.commit(units());
+            assert!(
+                futures_poll(&mut commit)
+                    .await
+                    .is_none_or(|outcomes| outcomes.len() == 20)
+            );
+            drop(commit);
+        }
+        // Behind all of them in the queue.
+        append(&engine, "in", 0, b"last").await.expect("appended");
+        assert_eq!(read_all(&engine, "in", 0).await.len(), 201);
+    });
+}
+
+async fn futures_poll<F: std::future::Future + Unpin>(future: &mut F) -> Option<F::Output> {
+    std::future::poll_fn(|cx| {
+        std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
+            std::task::Poll::Ready(value) => Some(value),
+            std::task::Poll::Pending => None,
+        })
+    })
+    .await
+}
+
+/// Whoever waits for room in the queue gets it, whatever the sizes are.
+#[test]
+fn a_small_queue_lets_everybody_through() {
+    let options = Options {
+        queue_bytes: 10_000,
+        ..Options::default()
+    };
+    let engine = Embedded::memory(options).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        let tasks = (0..40usize).map(|task| {
+            let engine = engine.clone();
+            let size = [100, 4_000, 8_500, 30_000][task % 4];
+            tokio::spawn(async move {
+                for _ in 0..20 {
+                    append(&engine, "in", 0, &vec![1; size])
+                        .await
+                        .expect("appended");
+                }
+            })
+        });
+        for task in tasks.collect::<Vec<_>>() {
+            let done = tokio::time::timeout(Duration::from_secs(60), task).await;
+            done.expect("nobody waits for ever").expect("a task");
+        }
+        assert_eq!(read_all(&engine, "in", 0).await.len(), 800);
+    });
+}
+
+/// Everything that is there, as one receipt.
+async fn all_in_one(engine: &Embedded, count: u32) -> (strait_core::Consumer, Vec<Receipt>) {
+    let spec = GroupSpec::new(name("group"), name("in"));
+    let mut consumer = events(engine).join(spec).await.expect("a member");
+    let mut receipts: Vec<Receipt> = Vec::new();
+    while receipts.iter().map(Receipt::count).sum::<u32>() < count {
+        if let Arrival::Run(_, receipt) = consumer.next(1000, usize::MAX).await.expect("messages") {
+            receipts.push(receipt);
+        }
+    }
+    (consumer, receipts)
+}
+
+/// Dead letters are copied: giving up more than a group of the log holds is refused, and settling less works.
+#[test]
+fn giving_up_too_much_at_once_is_refused_and_harms_nothing() {
+    let engine = Embedded::memory(Options::default()).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        for _ in 0..40 {
+            append(&engine, "in", 0, &[1; 1 << 20])
+                .await
+                .expect("appended");
+        }
+        let (_consumer, receipts) = all_in_one(&engine, 40).await;
+        let dead = |receipt| (receipt, Verdict::Dead("no".into()));
+        let unit = Unit {
+            settle: receipts.into_iter().map(dead).collect(),
+            ..Unit::default()
+        };
+        let Outcome::NotApplied(unit, error) = engine.commit(vec![unit]).await.remove(0) else {
+            panic!("40 MiB of dead letters in one unit");
+        };
+        assert!(error.is(codes::TOO_LARGE), "{error:?}");
+        // Retrying all of them copies nothing and fits.
+        let retry = Verdict::Retry {
+            after: Duration::ZERO,
+            reason: "later".into(),
+            counts: true,
+        };
+        let settle = unit
+            .settle
+            .into_iter()
+            .map(|(receipt, _)| (receipt, retry.clone()));
+        let unit = Unit {
+            settle: settle.collect(),
+            ..Unit::default()
+        };
+        let outcome = engine.commit(vec![unit]).await.remove(0);
+        assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
+        append(&engine, "in", 0, b"x")
+            .await
+            .expect("the engine works");
+    });
+}
+
+/// Many units in one call go in several groups.
+#[test]
+fn a_call_with_very_many_units_is_no_group_that_is_too_long() {
+    let engine = Embedded::memory(Options::default()).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        let units = (0..300).map(|_| send("in", &[1; 1 << 20])).collect();
+        let outcomes = engine.commit(units).await;
+        assert_eq!(outcomes.len(), 300);
+        for (outcome, offset) in outcomes.into_iter().zip(0..) {
+            assert_eq!(
+                outcome.into_result().expect("applied")[0].first.offset(),
+                offset
+            );
+        }
+    });
+}
+
+#[test]
+fn limits_that_no_group_of_the_log_holds_are_refused_at_the_opening() {
+    let options = Options {
+        limits: Limits {
+            body: 400 << 20,
+            ..Limits::default()
+        },
+        ..Options::default()
+    };
+    let error = Embedded::memory(options).expect_err("400 MiB are too much");
+    assert_eq!(error.kind(), Kind::Config, "{error:?}");
+}
+
+/// A segment longer than its places can say does not end the engine.
+#[test]
+fn a_segment_is_at_most_a_gibibyte() {
+    let options = Options {
+        segment_bytes: 1 << 40,
+        memory_bytes: 1 << 40,
+        ..Options::default()
+    };
+    let engine = Embedded::memory(options).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        append(&engine, "in", 0, b"x").await.expect("appended");
+    });
+}
+
+/// A claim that waits gets it when the lease of the other runs out.
+#[test]
+fn a_claim_whose_lease_runs_out_goes_to_who_waits() {
+    let engine = Embedded::memory(Options::default()).expect("an engine in memory");
+    block_on(async {
+        let claim = |holder: &str, lease, wait| Claim {
+            scope: "s".into(),
+            key: "k".into(),
+            holder: holder.into(),
+            lease: Duration::from_millis(lease),
+            wait: Duration::from_millis(wait),
+            at_most_once: false,
+        };
+        let first = engine.claim(claim("a", 300, 0)).await.expect("claimed");
+        assert!(matches!(first, Claimed::Run(_)));
+        let second = engine
+            .claim(claim("b", 300, 60_000))
+            .await
+            .expect("claimed");
+        assert!(matches!(second, Claimed::Run(_)), "{second:?}");
+    });
+}
+
+/// With durability `os` a checkpoint must not know more than the disk: what is acknowledged after a power cut would be
+/// taken for known, and lost at the opening after the next.
+#[test]
+fn a_checkpoint_is_durable_whatever_acknowledgements_mean() {
+    let options = || Options {
+        durability: Durability::Os,
+        ..Options::default()
+    };
+    let log = LogOptions {
+        first_segment_bytes: 64 << 10,
+        segment_bytes: 64 << 10,
+        reserve_bytes: 0,
+        ..LogOptions::new(7, 7)
+    };
+    let mut rng = Rng::new(5);
+    let mut sim = SimDisk::faulty(64 << 20, 5);
+    let mut acked = 0;
+    for _ in 0..3 {
+        let disk = Arc::new(sim);
+        let mut stepped = Stepped::open(disk.clone(), options(), log.clone()).expect("it opens");
+        block_on(async {
+            let engine = stepped.engine().clone();
+            let found = read_if_there(&engine).await;
+            assert_eq!(found, acked, "all that the checkpoint knows");
+            acked += step(&mut stepped, &engine).await;
+        });
+        stepped.begin_checkpoint().expect("a checkpoint");
+        stepped.finish_checkpoint().expect("a checkpoint");
+        sim = disk.crash(Crash::AllLost, &mut rng);
+    }
+}
+
+async fn read_if_there(engine: &Embedded) -> usize {
+    match events(engine).topic(name("in")).await {
+        Ok(_) => read_all(engine, "in", 0).await.len(),
+        Err(_) => 0,
+    }
+}
+
+/// Declares the topic and appends; gives how many were acknowledged.
+async fn step(stepped: &mut Stepped, engine: &Embedded) -> usize {
+    let spec = strait_core::events::TopicSpec::new(name("in")).partitions(1);
+    let mut declared = events(engine).declare(spec);
+    assert!(futures_poll(&mut declared).await.is_none());
+    stepped.turn();
+    declared.await.expect("declared");
+    for _ in 0..3 {
+        let mut appended = events(engine).append(append_of("in", 0, b"x"));
+        assert!(futures_poll(&mut appended).await.is_none());
+        stepped.turn();
+        appended.await.expect("appended");
+    }
+    3
+}

@@ -1,0 +1,14 @@
+//! The embedded engine with its threads, on real files and on disks that fail: what a user relies on beyond the
+//! simulation.
+//!
+//! `STRAIT_KILL_ROUNDS=n` sets how often the loop kills its child.
+
+mod bad_input;
+mod bounds;
+mod full_disk;
+mod idle;
+mod kill;
+mod poison;
+mod retention;
+mod support;
+mod trace;
