@@ -27,7 +27,8 @@ const CLOSE_GRACE: Duration = Duration::from_secs(10);
 /// background: what was acknowledged is durable, an append that is not acknowledged yet may or may not be stored. Close
 /// it to learn that all is written before the process goes on.
 ///
-/// ```
+#[cfg_attr(feature = "embedded", doc = "```")]
+#[cfg_attr(not(feature = "embedded"), doc = "```ignore")]
 /// # tokio_test(async {
 /// use strait::Strait;
 ///
