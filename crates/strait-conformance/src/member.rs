@@ -136,6 +136,11 @@ impl Member {
         Ok(bodies)
     }
 
+    /// What has arrived and was not looked at yet.
+    pub(crate) fn holding(&self) -> impl Iterator<Item = String> {
+        self.held.iter().map(|delivery| body(&delivery.message))
+    }
+
     /// Waits until it owns so many shards.
     pub(crate) async fn owns(&mut self, count: usize) -> Check {
         while self.owned.len() < count {
