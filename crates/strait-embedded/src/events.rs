@@ -463,7 +463,7 @@ fn describe(state: &State, group: &Group, topic: Name) -> GroupInfo {
         topic,
         members: members.collect(),
         shards: shards.collect(),
-        dead: group.dead.len() as u64,
+        dead: group.dead.range(..group.graveyard.visible).count() as u64,
         paused: group.paused(),
     }
 }
@@ -502,7 +502,7 @@ fn dead_letters(
         let found = found.ok_or_else(|| no_such_group(group, topic))?;
         let dead: Vec<_> = found
             .dead
-            .range(from..)
+            .range(from..found.graveyard.visible.max(from))
             .take(limit)
             .map(|(n, d)| (*n, d.clone()))
             .collect();

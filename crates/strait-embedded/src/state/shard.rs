@@ -65,6 +65,9 @@ pub(crate) struct Lease {
     pub(crate) deadline: Duration,
     /// The member has it. What was granted and never handed over is no attempt.
     pub(crate) delivered: bool,
+    /// The engine settles it by itself (it waits for its key, or is given up): it never reaches the member, and what
+    /// follows it need not wait for that.
+    pub(crate) settling: bool,
 }
 
 impl Shard {
@@ -386,6 +389,23 @@ impl Shard {
         );
     }
 
+    /// The engine settles this message by itself.
+    pub(crate) fn set_settling(&mut self, offset: u64) {
+        let Some(lease) = self.lease_of(offset) else {
+            return;
+        };
+        self.unlease(offset, 1);
+        let end = offset + 1;
+        self.leases.insert(
+            offset,
+            Lease {
+                end,
+                settling: true,
+                ..lease
+            },
+        );
+    }
+
     /// Takes back what `lost` says. What was delivered becomes due or returned; gives the ranges that never were, whose
     /// grant must be undone.
     pub(crate) fn take_back(&mut self, lost: impl Fn(&Lease) -> bool) -> Vec<(u64, u64)> {
@@ -417,7 +437,7 @@ impl Shard {
             || self
                 .leases
                 .range(..offset)
-                .any(|(_, lease)| !lease.delivered)
+                .any(|(_, lease)| !lease.delivered && !lease.settling)
     }
 
     /// Unsettled messages that are no longer leased become due or returned.
@@ -502,8 +522,11 @@ impl Shard {
         let offsets: Vec<u64> = self.parked.keys().copied().collect();
         for offset in offsets {
             if let Some(parked) = self.parked.get_mut(&offset) {
+                // One more, as when it was parked: the present millisecond has begun.
+                let begun = i64::from(parked.delay_ms > 0);
                 let delay = i64::try_from(parked.delay_ms).unwrap_or(i64::MAX);
-                parked.due = parked.due.min(now.saturating_add(delay));
+                let latest = now.saturating_add(delay).saturating_add(begun);
+                parked.due = parked.due.min(latest);
             }
             self.offer(offset);
         }

@@ -107,6 +107,7 @@ impl Turn<'_> {
                     consumer,
                     deadline,
                     delivered: false,
+                    settling: false,
                 },
             );
         };

@@ -252,7 +252,9 @@ impl Turn<'_> {
         let delay_ms = u64::try_from(after.as_millis())
             .unwrap_or(u64::MAX)
             .min(1 << 50);
-        let due = self.now.wall.saturating_add(delay_ms as i64);
+        // The present millisecond has begun: without the one more it would be too early by what is left of it.
+        let begun = i64::from(delay_ms > 0);
+        let due = self.now.wall.saturating_add(delay_ms as i64 + begun);
         let attempts = if counts {
             attempts
         } else {

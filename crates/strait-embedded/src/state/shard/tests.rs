@@ -57,6 +57,7 @@ fn a_cut_receipt_is_valid_piece_by_piece_and_only_once() {
         consumer: 1,
         deadline: Duration::from_secs(9),
         delivered: true,
+        settling: false,
     };
     shard.lease(0, lease);
     assert!(shard.holds(2, 3, 4) && !shard.holds(2, 3, 5));
@@ -75,6 +76,7 @@ fn a_lost_lease_comes_back_and_its_attempt_counts() {
         consumer: 1,
         deadline: Duration::ZERO,
         delivered: true,
+        settling: false,
     };
     shard.lease(0, lease);
     shard.settle(1, 1);
@@ -135,6 +137,7 @@ fn what_was_never_handed_over_is_no_attempt() {
         consumer: 1,
         deadline: Duration::ZERO,
         delivered,
+        settling: false,
     };
     shard.lease(0, lease(6, false));
     shard.deliver(0, 2);
