@@ -120,3 +120,11 @@ impl Stepped {
         self.writer.finish();
     }
 }
+
+impl Drop for Stepped {
+    /// What waits is refused: a receipt in the queue would hold the engine, which holds the queue.
+    fn drop(&mut self) {
+        self.shared.stop();
+        self.writer.refuse_all();
+    }
+}
