@@ -140,7 +140,12 @@ impl Client {
 
     fn consumer(self, id: u64, group: &GroupSpec) -> Result<Consumer> {
         let inbox = Inbox::new(id, group);
-        self.link.open(inbox.clone())?;
+        if let Err(error) = self.link.open(inbox.clone()) {
+            // The other side has it already.
+            let outbox = &self.link.outbox;
+            outbox.push(kind::LEAVE, id, Out::of(&0u64));
+            return Err(error);
+        }
         let keep = inbox.clone().keep_leases(Arc::downgrade(&self.link));
         self.link.runtime.spawn(keep);
         let client = self;
@@ -187,7 +192,7 @@ impl Engine for Client {
     fn close(&self, grace: Duration) -> Fut<()> {
         let link = self.link.clone();
         Box::pin(async move {
-            for inbox in link.consumers() {
+            for inbox in link.begin_close() {
                 inbox.leave(&link);
             }
             let end = async {

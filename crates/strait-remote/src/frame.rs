@@ -75,6 +75,8 @@ pub(crate) mod kind {
         HANDED_BACK = 0x0e, "handed_back";
         /// The consumer with the id leaves, after so many arrivals: later ones were seen by nobody.
         LEAVE = 0x0f, "leave";
+        /// The connection ends soon: consumers leave now.
+        CLOSING = 0x10, "closing";
         /// `Engine::commit`.
         COMMIT = 0x20, "commit";
         /// `Engine::claim`.

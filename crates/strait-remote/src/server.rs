@@ -3,6 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt;
+use futures_util::future::FusedFuture;
 use strait_core::{Engine, Error, Kind, Result};
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt};
 use tokio::sync::watch;
@@ -155,7 +157,8 @@ where
     W: AsyncWrite + Unpin,
 {
     let mut work = Work::default();
-    let mut write = std::pin::pin!(conn.outbox.write_to(writer));
+    // Fused: it may end while something else is waited for.
+    let mut write = std::pin::pin!(conn.outbox.write_to(writer).fuse());
     let end = tokio::select! {
         end = work.run(conn, reader) => End::Peer(end),
         written = &mut write => End::Writing(written),
@@ -168,10 +171,8 @@ where
         }
         End::Peer(result) => result,
         End::Stopped(grace) => {
-            // What was asked for is answered; what waits for something to happen is not.
-            let drained = tokio::time::timeout(grace, work.drain(conn));
             tokio::select! {
-                _ = drained => {}
+                _ = tokio::time::timeout(grace, wind_up(conn, reader, &mut work)) => {}
                 _ = &mut write => {}
             }
             let text = "the process that owns the engine is closing it";
@@ -182,9 +183,28 @@ where
         conn.outbox.push(kind::GOODBYE, 0, Out::of(&copy_of(error)));
     }
     conn.outbox.close();
-    // A peer that does not read its last words misses them.
-    let _ = tokio::time::timeout(LAST_WORDS, write).await;
+    if !write.is_terminated() {
+        // A peer that does not read its last words misses them.
+        let _ = tokio::time::timeout(LAST_WORDS, write).await;
+    }
     result
+}
+
+/// Lets the consumers leave in order, so that what their members have not seen costs no attempt; then answers the writes
+/// under way. What waits for something to happen is not answered.
+async fn wind_up<R>(conn: &Arc<Conn>, reader: &mut FrameReader<R>, work: &mut Work)
+where
+    R: AsyncRead + Unpin,
+{
+    if conn.has_members() {
+        conn.outbox.push(kind::CLOSING, 0, Out::default());
+        tokio::select! {
+            // However it ends, nothing more will be heard.
+            _ = work.run(conn, reader) => {}
+            () = conn.all_left() => {}
+        }
+    }
+    work.drain(conn).await;
 }
 
 /// Waits for the order to stop; for ever when there is nobody who could give it.

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
-use parking_lot::Mutex;
+use parking_lot::{Mutex, ReentrantMutex};
 use strait_core::events::{GroupSpec, Order};
 use strait_core::{
     Abandoned, Arrival, Chunk, Control, Delivery, Error, Fence, Fut, Position, Receipt, Result,
@@ -25,6 +25,9 @@ pub(crate) struct Inbox {
     pub(crate) consumer: u64,
     lease: Duration,
     order: Order,
+    /// Held from the look at the state until what follows from it is in the outbox: what goes back is said before the
+    /// consumer leaves, or it would count as seen. Reentrant, because a connection that is over answers at once.
+    saying: ReentrantMutex<()>,
     state: Mutex<State>,
     waker: AtomicWaker,
     /// Told when something arrives: leases of what waits here are extended.
@@ -44,6 +47,8 @@ struct State {
     last_barrier: u64,
     /// Nothing follows; the error once, if there is one.
     over: bool,
+    /// Nothing follows but the end of the connection.
+    parting: bool,
     error: Option<Error>,
 }
 
@@ -62,6 +67,7 @@ impl Inbox {
             consumer,
             lease: group.lease,
             order: group.order,
+            saying: ReentrantMutex::new(()),
             state: Mutex::default(),
             waker: AtomicWaker::new(),
             filled: Notify::new(),
@@ -73,6 +79,7 @@ impl Inbox {
         let items = arrival.items() as i64;
         let arrival = with_receipts(arrival, link);
         let mut back = Vec::new();
+        let _saying = self.saying.lock();
         let mut state = self.state.lock();
         if state.over {
             // It left: the server takes back what had not arrived by then.
@@ -96,11 +103,11 @@ impl Inbox {
         if !matches!(arrival, Arrival::End) {
             state.queue.push_back(arrival);
         }
+        // In the same breath: a poll on another thread must not see what goes back.
+        let overtaking = overtakes.and_then(|(shard, from)| state.call_back(shard, from));
         drop(state);
         release(link, back, None);
-        if let Some((shard, from)) = overtakes {
-            self.put_back(link, shard, from);
-        }
+        self.send_back(link, overtaking);
         self.waker.wake();
         self.filled.notify_one();
     }
@@ -110,6 +117,7 @@ impl Inbox {
         let mut state = self.state.lock();
         let lost = std::mem::take(&mut state.queue);
         state.over = true;
+        state.parting = false;
         state.error = Some(error);
         drop(state);
         lost.into_iter().flat_map(receipts).for_each(settled);
@@ -124,15 +132,16 @@ impl Inbox {
         if self.order == Order::Free {
             return;
         }
-        let mut state = self.state.lock();
-        let back = state.take_shard(shard, Some(from));
-        let Some(from) = back.iter().map(|receipt| receipt.fence().first).min() else {
-            return;
-        };
-        let token = state.bar(shard, from);
-        drop(state);
-        let inbox = self.clone();
-        release(link, back, Some(Arc::new(move || inbox.unbar(token))));
+        let _saying = self.saying.lock();
+        let back = self.state.lock().call_back(shard, from);
+        self.send_back(link, back);
+    }
+
+    fn send_back(self: &Arc<Self>, link: &Arc<Link>, back: Option<CalledBack>) {
+        if let Some(CalledBack { receipts, token }) = back {
+            let inbox = self.clone();
+            release(link, receipts, Some(Arc::new(move || inbox.unbar(token))));
+        }
     }
 
     /// A receipt was dropped: its messages come again as soon as the server knows.
@@ -141,10 +150,14 @@ impl Inbox {
             link.abandon(fence, || ());
             return;
         }
-        let token = self.state.lock().bar(fence.shard, fence.first);
+        let _saying = self.saying.lock();
+        let mut state = self.state.lock();
+        let token = state.bar(fence.shard, fence.first);
+        let back = state.call_back(fence.shard, fence.first);
+        drop(state);
         let inbox = self.clone();
         link.abandon(fence, move || inbox.unbar(token));
-        self.put_back(link, fence.shard, fence.first);
+        self.send_back(link, back);
     }
 
     fn unbar(&self, token: u64) {
@@ -160,17 +173,29 @@ impl Inbox {
 
     /// Leaves the group. What waits here was seen by nobody and is released first.
     pub(crate) fn leave(&self, link: &Arc<Link>) {
+        let _saying = self.saying.lock();
         let mut state = self.state.lock();
-        let queue = std::mem::take(&mut state.queue);
-        state.over = true;
-        let received = state.received;
+        let parted = state.part();
+        state.parting = false;
         drop(state);
         self.waker.wake();
         self.filled.notify_one();
-        if link.forget(self.consumer) {
-            release(link, queue.into_iter().flat_map(receipts).collect(), None);
-            link.outbox
-                .push(kind::LEAVE, self.consumer, Out::of(&received));
+        if link.forget(self.consumer)
+            && let Some(parted) = parted
+        {
+            parted.tell(self.consumer, link);
+        }
+    }
+
+    /// The server ends the connection soon: leaves the group, and waits for that end, which the source reports.
+    pub(crate) fn part(&self, link: &Arc<Link>) {
+        let _saying = self.saying.lock();
+        let mut state = self.state.lock();
+        let parted = state.part();
+        state.parting = parted.is_some();
+        drop(state);
+        if let Some(parted) = parted {
+            parted.tell(self.consumer, link);
         }
     }
 
@@ -197,7 +222,49 @@ impl Inbox {
     }
 }
 
+/// What a consumer says when it leaves.
+struct Parted {
+    /// What nobody has seen.
+    unseen: Vec<Receipt>,
+    /// Arrivals received.
+    received: u64,
+}
+
+impl Parted {
+    fn tell(self, consumer: u64, link: &Arc<Link>) {
+        release(link, self.unseen, None);
+        link.outbox
+            .push(kind::LEAVE, consumer, Out::of(&self.received));
+    }
+}
+
+/// What goes back, and the barrier for as long as it is on its way.
+struct CalledBack {
+    receipts: Vec<Receipt>,
+    token: u64,
+}
+
 impl State {
+    /// Takes nothing more, and gives what to say about it; `None` when it was over before.
+    fn part(&mut self) -> Option<Parted> {
+        if std::mem::replace(&mut self.over, true) {
+            return None;
+        }
+        let queue = std::mem::take(&mut self.queue);
+        Some(Parted {
+            unseen: queue.into_iter().flat_map(receipts).collect(),
+            received: self.received,
+        })
+    }
+
+    /// Takes what waits of a shard from a position on, and begins the barrier. `None` when there is nothing.
+    fn call_back(&mut self, shard: Shard, from: Position) -> Option<CalledBack> {
+        let receipts = self.take_shard(shard, Some(from));
+        let first = receipts.iter().map(|receipt| receipt.fence().first).min()?;
+        let token = self.bar(shard, first);
+        Some(CalledBack { receipts, token })
+    }
+
     /// Begins a barrier; gives its token.
     fn bar(&mut self, shard: Shard, from: Position) -> u64 {
         self.last_barrier += 1;
@@ -428,6 +495,9 @@ impl Source for RemoteSource {
         }
         if let Some(error) = state.error.take() {
             return Poll::Ready(Err(error));
+        }
+        if state.parting {
+            return Poll::Pending;
         }
         if state.over {
             return Poll::Ready(Ok(Arrival::End));

@@ -168,6 +168,11 @@ fn take(link: &Arc<Link>, frame: Frame) -> Result<()> {
         }
         kind::PING => link.outbox.push(kind::PONG, id, Out::default()),
         kind::PONG => {}
+        kind::CLOSING => {
+            for inbox in link.consumers() {
+                inbox.part(link);
+            }
+        }
         kind::GOODBYE => return Err(read_start::<Error>(payload)?),
         _ => {
             let frame = Frame { kind, id, payload };

@@ -78,6 +78,8 @@ struct State {
     last_id: u64,
     pending: HashMap<u64, Pending>,
     inboxes: HashMap<u64, Arc<Inbox>>,
+    /// It is being closed: no consumer begins any more.
+    closing: bool,
     over: Option<Over>,
 }
 
@@ -233,11 +235,14 @@ impl Link {
         !state.pending.is_empty() || !state.inboxes.is_empty()
     }
 
-    /// Registers a consumer. `Err` when the connection is over.
+    /// Registers a consumer. `Err` when the connection is over or being closed.
     pub(crate) fn open(&self, inbox: Arc<Inbox>) -> Result<()> {
         let mut state = self.state.lock();
         if let Some(over) = &state.over {
             return Err(over.error());
+        }
+        if state.closing {
+            return Err(Over::Closed.error());
         }
         state.inboxes.insert(inbox.consumer, inbox);
         drop(state);
@@ -264,6 +269,12 @@ impl Link {
     /// All consumers.
     pub(crate) fn consumers(&self) -> Vec<Arc<Inbox>> {
         self.state.lock().inboxes.values().cloned().collect()
+    }
+
+    /// Begins to close: gives the consumers, which leave; no other one begins.
+    pub(crate) fn begin_close(&self) -> Vec<Arc<Inbox>> {
+        self.state.lock().closing = true;
+        self.consumers()
     }
 
     /// The connection is lost: everybody who waits is told.

@@ -8,6 +8,7 @@ use futures_util::FutureExt;
 use parking_lot::Mutex;
 use strait_core::events::Events;
 use strait_core::{Engine, Error, Result, Unit, Verdict};
+use tokio::sync::Notify;
 
 use super::member::Member;
 use super::receipts::Receipts;
@@ -29,6 +30,8 @@ pub(super) struct Conn {
     /// knew the outcome of a commit arrives before that outcome, so that the peer can tell.
     pub(super) order: Mutex<()>,
     members: Mutex<Members>,
+    /// Told when a consumer is gone.
+    gone: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -46,6 +49,7 @@ impl Conn {
             receipts: Mutex::default(),
             order: Mutex::default(),
             members: Mutex::default(),
+            gone: Notify::new(),
         }
     }
 
@@ -131,6 +135,23 @@ impl Conn {
         // The engine abandons what a leaving member has out; here they only end.
         for receipt in self.receipts.lock().take_all(consumer, None) {
             receipt.settle();
+        }
+        self.gone.notify_waiters();
+    }
+
+    /// Whether there are consumers.
+    pub(super) fn has_members(&self) -> bool {
+        !self.members.lock().open.is_empty()
+    }
+
+    /// Waits until there are none.
+    pub(super) async fn all_left(&self) {
+        loop {
+            let gone = self.gone.notified();
+            if !self.has_members() {
+                return;
+            }
+            gone.await;
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use futures_util::StreamExt;
@@ -74,15 +75,16 @@ impl Work {
                 frame = reader.next(), if self.bytes < BYTES_MAX && self.writes.len() < WRITES_MAX => {
                     let Some(frame) = frame? else { return Ok(()) };
                     heard = Instant::now();
-                    self.begin(conn, frame)?;
+                    self.begin(conn, frame).await?;
                 }
                 () = &mut watch.timer, if watch.every.is_some() => watch.look(conn, heard)?,
             }
         }
     }
 
-    /// Begins what a frame asks for.
-    fn begin(&mut self, conn: &Arc<Conn>, frame: Frame) -> Result<()> {
+    /// Begins what a frame asks for. Writes are polled once before anything else is read: engines take them in the order in
+    /// which they were sent.
+    async fn begin(&mut self, conn: &Arc<Conn>, frame: Frame) -> Result<()> {
         let (id, bytes) = (frame.id, frame.payload.len());
         match dispatch::begin(conn, frame)? {
             Step::Done => {}
@@ -91,10 +93,13 @@ impl Work {
                     cancel.abort();
                 }
             }
-            Step::Write(answer) => {
-                self.bytes += bytes;
-                self.writes.push(done(id, bytes, answer));
-            }
+            Step::Write(mut answer) => match futures_util::poll!(answer.as_mut()) {
+                Poll::Ready(answer) => conn.answer(id, answer),
+                Poll::Pending => {
+                    self.bytes += bytes;
+                    self.writes.push(done(id, bytes, answer));
+                }
+            },
             Step::Wait(_) if self.waits.len() >= WAITS_MAX => {
                 let text = format!("{WAITS_MAX} requests of this connection wait already");
                 let busy: Result<()> = Err(Error::new(Kind::Busy, text));

@@ -133,6 +133,34 @@ async fn stopping_answers_writes_and_cuts_waits() {
     assert!(matches!(&*client.health().borrow(), Health::Down(why) if why.contains("closing")));
 }
 
+/// What waits at a client when the owner closes was seen by nobody: it is released, and costs no attempt.
+#[tokio::test]
+async fn stopping_lets_consumers_leave_in_order() {
+    let directory = tempfile::tempdir().unwrap();
+    let double = Double::new();
+    let listener = listen(directory.path(), &double, ListenOptions::default());
+    let client = connect(directory.path()).await.unwrap();
+    let group = strait_core::events::GroupSpec::new(name("g"), name("orders"));
+    let events = client.lanes().events.unwrap();
+    let mut consumer = events.join(group).await.unwrap();
+    let polled = tokio::time::timeout(Duration::from_millis(1), consumer.next(100, 1 << 20));
+    assert!(polled.await.is_err());
+    double.offer_run(1, 0, 0, 5);
+    double.until(|double| double.given(1).0 == 5).await;
+    listener.stop(Duration::from_secs(20)).await;
+    assert_eq!(
+        double.settled(),
+        [(crate::double::fence(1, 0, 0, 5), Verdict::Release)]
+    );
+    assert_eq!(double.left(), [1]);
+    assert!(double.abandoned().is_empty());
+    assert_eq!(
+        consumer.next(1, 1).await.unwrap_err().kind(),
+        Kind::Unavailable
+    );
+    assert!(matches!(consumer.next(1, 1).await, Ok(Arrival::End)));
+}
+
 #[tokio::test]
 async fn dropping_the_listener_cuts_its_connections() {
     let directory = tempfile::tempdir().unwrap();
