@@ -176,6 +176,8 @@ where
             if let Some(settled) = self.settler.kick().await {
                 self.settled(settled);
             }
+            // A task that never yields gets no more answers: its share of tokio's cooperative budget is spent.
+            tokio::task::yield_now().await;
         }
     }
 
@@ -468,9 +470,16 @@ where
     }
 
     async fn event(&mut self, inbox: bool) -> Event<F> {
+        // Asked once: what becomes due between two looks at the clock would have no timer, and nobody who begins it.
+        let due = self.gathering_is_due();
+        if due && self.may_begin() {
+            return Event::Timer;
+        }
         let permits = self.cx.permits.clone();
-        let wants_permit = self.permit.is_none() && (!inbox || self.gathering_is_due());
-        let timer = self.gathered_by.filter(|_| !self.gathering.is_empty());
+        let wants_permit = self.permit.is_none() && (!inbox || due);
+        let timer = self
+            .gathered_by
+            .filter(|_| !due && !self.gathering.is_empty());
         tokio::select! {
             biased;
             () = changed(&mut self.cx.signal) => Event::Signal,
@@ -478,7 +487,7 @@ where
             settled = self.settler.next(), if self.settler.has_commits() => Event::Settled(settled),
             Some((endings, begun)) = self.running.next() => Event::Ended(endings, begun),
             permit = acquire(permits), if wants_permit => Event::Permit(permit),
-            () = sleep(timer), if timer.is_some_and(|at| at > Instant::now()) => Event::Timer,
+            () = sleep(timer), if timer.is_some() => Event::Timer,
             Some(input) = self.cx.inbox.recv(), if inbox => Event::Input(input),
         }
     }

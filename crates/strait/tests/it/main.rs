@@ -12,5 +12,6 @@ mod messages;
 mod observed;
 mod opening;
 mod order;
+mod stress;
 mod support;
 mod ui;
