@@ -204,6 +204,7 @@ impl Port {
 impl Shards {
     fn retire(&mut self, port: Port, signal: Signal) {
         self.retired.retain(|port| !port.signal.is_closed());
+        port.backlog.retire();
         port.signal.send_replace(signal);
         self.retired.push(port);
     }

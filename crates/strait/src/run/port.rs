@@ -38,9 +38,16 @@ pub(super) enum Signal {
 
 /// The messages that wait in a shard's inbox: bounded by holding the shard.
 pub(super) struct Backlog {
-    state: Mutex<(usize, bool)>,
+    state: Mutex<Waiting>,
     pub(super) control: Arc<dyn Control>,
     pub(super) shard: Shard,
+}
+
+#[derive(Default)]
+struct Waiting {
+    messages: usize,
+    held: bool,
+    retired: bool,
 }
 
 impl Backlog {
@@ -54,26 +61,28 @@ impl Backlog {
 
     pub(super) fn add(&self, count: usize) {
         let mut state = self.state.lock();
-        state.0 += count;
-        if state.0 >= HIGH && !state.1 {
-            state.1 = true;
+        state.messages += count;
+        if state.messages >= HIGH && !state.held && !state.retired {
+            state.held = true;
             self.control.hold(self.shard, true);
         }
     }
 
     pub(super) fn remove(&self, count: usize) {
         let mut state = self.state.lock();
-        state.0 -= count;
-        if state.0 <= LOW && state.1 {
-            state.1 = false;
+        state.messages -= count;
+        if state.messages <= LOW && state.held {
+            state.held = false;
             self.control.hold(self.shard, false);
         }
     }
-}
 
-impl Drop for Backlog {
-    fn drop(&mut self) {
-        if self.state.lock().1 {
+    /// The shard goes to somebody else. It may come back, to a task and a backlog of its own: it is held no longer for
+    /// what waits here.
+    pub(super) fn retire(&self) {
+        let mut state = self.state.lock();
+        state.retired = true;
+        if std::mem::take(&mut state.held) {
             self.control.hold(self.shard, false);
         }
     }
