@@ -156,6 +156,22 @@ impl<T> Keys<T> {
         self.waiting += 1;
     }
 
+    /// The next of the key, which a batch takes in behind one that it was given; without one the key is free until the
+    /// batch begins.
+    pub(crate) fn more(&mut self, key: u64) -> Option<T> {
+        let busy = self.busy.get_mut(&key)?;
+        let next = busy.kept.pop_front();
+        if next.is_some() {
+            self.waiting -= 1;
+        } else {
+            busy.handling = false;
+            if !busy.committing {
+                self.busy.remove(&key);
+            }
+        }
+        next
+    }
+
     fn next(&mut self, key: u64) -> Option<T> {
         let busy = self.busy.get_mut(&key)?;
         if busy.handling {
@@ -236,6 +252,26 @@ mod tests {
         assert_eq!(keys.committed(KEY), None);
         assert_eq!(keys.admit(KEY, at(3)), Admit::Run);
         assert_eq!((keys.committed(KEY), keys.end(KEY, false)), (None, None));
+    }
+
+    #[test]
+    fn a_batch_takes_in_what_was_kept_of_its_key() {
+        let mut keys = Keys::new();
+        keys.begin(KEY);
+        for n in [2, 3, 4] {
+            keys.keep(KEY, n);
+        }
+        assert_eq!(keys.end(KEY, false), Some(2));
+        assert_eq!((keys.more(KEY), keys.waiting()), (Some(3), 1));
+        assert_eq!(
+            keys.admit(KEY, at(5)),
+            Admit::Wait,
+            "one before it does not fit in"
+        );
+        assert_eq!((keys.more(KEY), keys.more(KEY)), (Some(4), None));
+        assert_eq!(keys.admit(KEY, at(5)), Admit::Run, "it joins the batch");
+        keys.begin(KEY);
+        assert_eq!(keys.admit(KEY, at(6)), Admit::Wait);
     }
 
     #[test]

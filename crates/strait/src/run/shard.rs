@@ -286,7 +286,28 @@ where
         if self.gathering.is_empty() {
             self.gathered_by = Some(Instant::now() + size.wait);
         }
+        let reserved = key.filter(|_| item.reserved);
         self.gathering.push(item);
+        if let Some(key) = reserved {
+            self.gather_more(key, size.items);
+        }
+    }
+
+    /// What was kept of a key goes with its first into one batch: a busy key would advance by one a batch.
+    fn gather_more(&mut self, key: u64, items: usize) {
+        while self.gathering.len() < items
+            && let Some(item) = self.keys.more(key)
+        {
+            let position = item.held.position;
+            if self.cx.leases.is_lost(position) {
+                drop(item.held.receipt);
+                self.keys.block(key, position, false);
+            } else if self.keys.is_blocked(key, position) {
+                self.settler.release(item.held.receipt);
+            } else {
+                self.gathering.push(item);
+            }
+        }
     }
 
     fn admit_reserved(&mut self, key: u64, position: Position) -> Admit {

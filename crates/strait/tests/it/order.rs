@@ -262,3 +262,35 @@ async fn keys_keep_their_order_over_batches() {
         assert_eq!(handled[customer], expected, "{customer}");
     }
 }
+
+#[tokio::test]
+async fn a_busy_key_fills_its_batches() {
+    const MANY: u64 = 400;
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    let all: Vec<Order> = (0..MANY).map(|n| order("ada", n)).collect();
+    orders.append_all(&all).await.unwrap();
+    let group = orders.group("index");
+    let (done, batches) = (Log::new(), Log::new());
+    let (log, sizes) = (done.clone(), batches.clone());
+    let handler = move |batch: Batch<Order>| {
+        let (log, sizes) = (log.clone(), sizes.clone());
+        async move {
+            // So that more of the key comes while it is busy.
+            tokio::time::sleep(Duration::from_millis(5)).await;
+            sizes.push(batch.len());
+            batch.into_iter().for_each(|item| log.push(item.message));
+            Handled::Ok(())
+        }
+    };
+    let consume = group
+        .each_batch(20, Duration::from_millis(20), handler)
+        .concurrency(2);
+    let mut app = strait.app().serve(consume).start().await.unwrap();
+    settled(&group).await;
+    app.stop().await.unwrap();
+    let expected: Vec<u64> = (0..MANY).collect();
+    assert_eq!(by_customer(&done)["ada"], expected);
+    let sizes = batches.all();
+    assert!(sizes.len() < 40, "{} batches: {sizes:?}", sizes.len());
+}
