@@ -92,7 +92,7 @@ async fn watched_batch(batch: Batch<Order>, watch: State<Watch>) -> Vec<Handled>
         // What follows a failure is not handled: whatever is said of it, it comes again.
         if !failed.contains(&placed.customer) {
             watch.begin(placed);
-            let fails = fails(&item.meta());
+            let fails = fails(item.meta());
             watch.end(placed, !fails);
             failed.extend(fails.then(|| placed.customer.clone()));
         }
