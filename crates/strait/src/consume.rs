@@ -10,7 +10,7 @@ use strait_core::{Error, Kind, Name, Result};
 use crate::backoff::Backoff;
 use crate::events::{Group, Topic};
 use crate::guarantee::{Guarantee, Idempotency};
-use crate::handler::{BatchHandler, BatchSize, Handler};
+use crate::handler::{Arguments, BatchArguments, BatchHandler, BatchSize, Handler};
 use crate::message::{Message, Raw};
 use crate::run::{Drive, Each, Many, Options};
 
@@ -64,7 +64,7 @@ impl<M: Message> Group<M> {
     pub fn each<H, Args>(&self, handler: H) -> Consume
     where
         H: Handler<M, Args>,
-        Args: 'static,
+        Args: Arguments,
     {
         Consume::new(self, Arc::new(Each::new(handler)))
     }
@@ -77,7 +77,7 @@ impl<M: Message> Group<M> {
     pub fn each_batch<H, Args>(&self, items: usize, wait: Duration, handler: H) -> Consume
     where
         H: BatchHandler<M, Args>,
-        Args: 'static,
+        Args: BatchArguments,
     {
         let items = items.max(1);
         Consume::new(

@@ -45,15 +45,28 @@ pub trait Handler<M, Args>: Send + Sync + 'static {
     /// The future of one handling.
     type Future: Future<Output = Handled> + Send + 'static;
 
-    /// What its extractors ask for at start-up.
+    /// Begins.
+    fn call(&self, message: M, args: Args) -> Self::Future;
+}
+
+/// The arguments of a [`Handler`] after its message: up to eight that can be [extracted](Extract).
+///
+/// You never implement this trait. It is apart from the handler so that the compiler names the argument that is none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the arguments of a handler",
+    label = "not extractors",
+    note = "after the message come up to eight of `State<T>`, `Meta`, `Attempt`, `Deadline`, `Out`, `Cancel`, or of your own types that implement `strait::Extract`"
+)]
+pub trait Arguments: Sized + 'static {
+    /// What they ask for at start-up.
     fn needs(setup: &mut Setup<'_>);
 
-    /// Extracts the arguments and begins.
+    /// Takes them out of the context of one handling.
     ///
     /// # Errors
     ///
-    /// The failure of an extractor.
-    fn call(&self, message: M, cx: &Context) -> Result<Self::Future, Failure>;
+    /// The first failure of an extractor.
+    fn extract(cx: &Context) -> Result<Self, Failure>;
 }
 
 /// A function that handles batches: `async fn(Batch<M>, ..) -> Handled` (one verdict for all) or `-> Vec<Handled>` (one
@@ -88,58 +101,78 @@ pub trait BatchHandler<M, Args>: Send + Sync + 'static {
     /// The future of one handling.
     type Future: Future<Output = Self::Output> + Send + 'static;
 
-    /// What its extractors ask for at start-up.
+    /// Begins.
+    fn call(&self, batch: Batch<M>, args: Args) -> Self::Future;
+}
+
+/// The arguments of a [`BatchHandler`] after its batch: up to eight that can be [extracted](BatchExtract).
+///
+/// You never implement this trait. It is apart from the handler so that the compiler names the argument that is none.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be the arguments of a batch handler",
+    label = "not for batches",
+    note = "after the `Batch<M>` come up to eight of `State<T>` and `Deadline`"
+)]
+pub trait BatchArguments: Sized + 'static {
+    /// What they ask for at start-up.
     fn needs(setup: &mut Setup<'_>);
 
-    /// Extracts the arguments and begins.
+    /// Takes them out of the context of one handling.
     ///
     /// # Errors
     ///
-    /// The failure of an extractor.
-    fn call(&self, batch: Batch<M>, cx: &BatchContext) -> Result<Self::Future, Failure>;
+    /// The first failure of an extractor.
+    fn extract(cx: &BatchContext) -> Result<Self, Failure>;
 }
 
 macro_rules! handlers {
     ($($arg:ident),*) => {
-        impl<F, Fut, M, $($arg),*> Handler<M, (M, $($arg,)*)> for F
+        impl<F, Fut, M, $($arg),*> Handler<M, ($($arg,)*)> for F
         where
             F: Fn(M, $($arg),*) -> Fut + Send + Sync + 'static,
             Fut: Future<Output = Handled> + Send + 'static,
             M: Message,
-            $($arg: Extract,)*
         {
             type Future = Fut;
 
-            fn needs(setup: &mut Setup<'_>) {
-                let _ = &setup;
-                $($arg::needs(setup);)*
-            }
-
-            fn call(&self, message: M, cx: &Context) -> Result<Fut, Failure> {
-                let _ = cx;
-                Ok(self(message, $($arg::extract(cx)?),*))
+            #[allow(non_snake_case)]
+            fn call(&self, message: M, ($($arg,)*): ($($arg,)*)) -> Fut {
+                self(message, $($arg),*)
             }
         }
 
-        impl<F, Fut, M, $($arg),*> BatchHandler<M, (M, $($arg,)*)> for F
+        impl<F, Fut, M, $($arg),*> BatchHandler<M, ($($arg,)*)> for F
         where
             F: Fn(Batch<M>, $($arg),*) -> Fut + Send + Sync + 'static,
             Fut: Future + Send + 'static,
             Fut::Output: Verdicts,
             M: Message,
-            $($arg: BatchExtract,)*
         {
             type Output = Fut::Output;
             type Future = Fut;
 
+            #[allow(non_snake_case)]
+            fn call(&self, batch: Batch<M>, ($($arg,)*): ($($arg,)*)) -> Fut {
+                self(batch, $($arg),*)
+            }
+        }
+
+        arguments!(Arguments, Extract, Context, $($arg),*);
+        arguments!(BatchArguments, BatchExtract, BatchContext, $($arg),*);
+    };
+}
+
+macro_rules! arguments {
+    ($arguments:ident, $extract:ident, $context:ident, $($arg:ident),*) => {
+        impl<$($arg: $extract + 'static),*> $arguments for ($($arg,)*) {
             fn needs(setup: &mut Setup<'_>) {
                 let _ = &setup;
                 $($arg::needs(setup);)*
             }
 
-            fn call(&self, batch: Batch<M>, cx: &BatchContext) -> Result<Fut, Failure> {
+            fn extract(cx: &$context) -> Result<Self, Failure> {
                 let _ = cx;
-                Ok(self(batch, $($arg::extract(cx)?),*))
+                Ok(($($arg::extract(cx)?,)*))
             }
         }
     };

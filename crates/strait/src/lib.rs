@@ -142,7 +142,7 @@ pub use extract::{
 };
 pub use failure::{Failure, Handled, OrFail};
 pub use guarantee::Idempotency;
-pub use handler::{Batch, BatchHandler, BatchItem, Handler, Verdicts};
+pub use handler::{Arguments, Batch, BatchArguments, BatchHandler, BatchItem, Handler, Verdicts};
 pub use message::{Key, Message, Raw};
 pub use open::Strait;
 pub use out::Out;

@@ -56,6 +56,8 @@ impl Strait {
     /// Opens what `target` names:
     ///
     /// - `file:DIR`: the embedded engine on a directory, created if it does not exist,
+    /// - `file:DIR?read_only=true`: the same to look at a directory that nobody has open, for example a damaged one:
+    ///   nothing in it is changed, and the engine's health says what is missing,
     /// - `memory:`: the embedded engine on a memory disk; all is gone at the end,
     /// - the path of a `.toml` file: see [`config`](crate::config).
     ///
@@ -193,6 +195,11 @@ pub(crate) struct EngineOptions {}
 pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Result<Strait> {
     match target {
         Target::Directory(dir) => open_directory(&dir, options).await,
+        Target::ReadOnly(dir) => {
+            let mut options = options;
+            options.engine.read_only = true;
+            open_directory(&dir, options).await
+        }
         Target::Memory => Ok(Strait::on(strait_embedded::Embedded::memory(
             options.engine,
         )?)),
@@ -204,7 +211,7 @@ pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Resul
 #[cfg(not(feature = "embedded"))]
 pub(crate) async fn open_target(target: Target, _: EngineOptions) -> Result<Strait> {
     let shown = match target {
-        Target::Directory(dir) => format!("file:{}", dir.display()),
+        Target::Directory(dir) | Target::ReadOnly(dir) => format!("file:{}", dir.display()),
         Target::Memory => "memory:".to_owned(),
         Target::Config(path) => return Err(nested(&path)),
     };
@@ -225,9 +232,13 @@ fn nested(path: &Path) -> Error {
     .next("write `url = \"file:DIR\"` in the configuration")
 }
 
-/// As the directory's owner, or through its owner's socket.
+/// As the directory's owner, or through its owner's socket. Who only looks at it is neither.
 #[cfg(feature = "embedded")]
 async fn open_directory(dir: &Path, options: ShareOptions) -> Result<Strait> {
+    if options.engine.read_only {
+        let engine = strait_embedded::Embedded::open(dir, options.engine)?;
+        return Ok(Strait::on(engine));
+    }
     Ok(Strait::on(Arc::new(Shared::open(dir, options).await?)))
 }
 

@@ -9,6 +9,8 @@ use strait_core::{Error, Kind, Result};
 pub(crate) enum Target {
     /// `file:DIR`
     Directory(PathBuf),
+    /// `file:DIR?read_only=true`
+    ReadOnly(PathBuf),
     /// `memory:`
     Memory,
     /// A path that ends in `.toml`.
@@ -66,12 +68,17 @@ impl Target {
     pub(crate) fn relative_to(self, base: &Path) -> Self {
         match self {
             Target::Directory(dir) if dir.is_relative() => Target::Directory(base.join(dir)),
+            Target::ReadOnly(dir) if dir.is_relative() => Target::ReadOnly(base.join(dir)),
             other => other,
         }
     }
 }
 
 fn directory(text: &str, rest: &str) -> Result<Target> {
+    let (rest, query) = match rest.split_once('?') {
+        Some((rest, query)) => (rest, Some(query)),
+        None => (rest, None),
+    };
     let path = match rest.strip_prefix("//") {
         // `file:///abs` names no host; `file://host/..` would.
         Some(absolute) if absolute.starts_with('/') => absolute,
@@ -91,7 +98,15 @@ fn directory(text: &str, rest: &str) -> Result<Target> {
             Some("write `file:DIR`".into()),
         ));
     }
-    Ok(Target::Directory(PathBuf::from(path)))
+    match query {
+        None | Some("read_only=false") => Ok(Target::Directory(PathBuf::from(path))),
+        Some("read_only=true") => Ok(Target::ReadOnly(PathBuf::from(path))),
+        Some(_) => Err(unknown(
+            text,
+            "what follows the `?` is no option of `file:`",
+            Some("the only one is `file:DIR?read_only=true`".into()),
+        )),
+    }
 }
 
 fn unknown(text: &str, why: &str, next: Option<String>) -> Error {
@@ -161,6 +176,14 @@ mod tests {
         assert_eq!(Target::parse("file:./data").unwrap(), dir("./data"));
         assert_eq!(Target::parse("file:///var/data").unwrap(), dir("/var/data"));
         assert_eq!(Target::parse("file:a.toml").unwrap(), dir("a.toml"));
+        assert_eq!(
+            dir("./data"),
+            Target::parse("file:./data?read_only=false").unwrap()
+        );
+        assert_eq!(
+            Target::parse("file:./data?read_only=true").unwrap(),
+            Target::ReadOnly("./data".into())
+        );
         assert_eq!(Target::parse("memory:").unwrap(), Target::Memory);
         assert_eq!(
             Target::parse("conf/strait.toml").unwrap(),
@@ -171,6 +194,8 @@ mod tests {
             "data",
             "file:",
             "file://host/data",
+            "file:data?readonly=true",
+            "file:?read_only=true",
             "memory:x",
             "kafka://b",
             "carrier:pigeon",

@@ -17,7 +17,9 @@ use crate::consume::Undecodable;
 use crate::extract::{BatchContext, Context, Setup};
 use crate::failure::{End, Failure, shorten};
 use crate::guarantee::{Claimed, Ticket};
-use crate::handler::{Batch, BatchHandler, BatchItem, BatchSize, Handler};
+use crate::handler::{
+    Arguments, Batch, BatchArguments, BatchHandler, BatchItem, BatchSize, Handler,
+};
 use crate::message::{Message, is_unknown_kind};
 
 /// A handler with its types, as one thing that runs shards: the only place where types are erased.
@@ -49,10 +51,10 @@ impl<H, M, A> Drive for Each<H, M, A>
 where
     H: Handler<M, A>,
     M: Message,
-    A: 'static,
+    A: Arguments,
 {
     fn needs(&self, setup: &mut Setup<'_>) {
-        H::needs(setup);
+        A::needs(setup);
     }
 
     fn batch(&self) -> Option<BatchSize> {
@@ -71,7 +73,7 @@ where
     }
 }
 
-impl<H: Handler<M, A>, M: Message, A> Each<H, M, A> {
+impl<H: Handler<M, A>, M: Message, A: Arguments> Each<H, M, A> {
     async fn handle(
         &self,
         consumer: Arc<ConsumerCx>,
@@ -88,7 +90,9 @@ impl<H: Handler<M, A>, M: Message, A> Each<H, M, A> {
             Claimed::Ended(ending) => return ending,
         };
         let begun = Instant::now();
-        let called = catch_unwind(AssertUnwindSafe(|| self.handler.call(message, &cx)));
+        let called = catch_unwind(AssertUnwindSafe(|| {
+            A::extract(&cx).map(|args| self.handler.call(message, args))
+        }));
         let caught = match called {
             Ok(Ok(future)) => bounded(future, &cx).await,
             Ok(Err(failure)) => Caught::Ended(Err(failure)),
@@ -309,10 +313,10 @@ impl<H, M, A> Drive for Many<H, M, A>
 where
     H: BatchHandler<M, A>,
     M: Message,
-    A: 'static,
+    A: BatchArguments,
 {
     fn needs(&self, setup: &mut Setup<'_>) {
-        H::needs(setup);
+        A::needs(setup);
     }
 
     fn batch(&self) -> Option<BatchSize> {
@@ -331,7 +335,7 @@ where
     }
 }
 
-impl<H: BatchHandler<M, A>, M: Message, A> Many<H, M, A> {
+impl<H: BatchHandler<M, A>, M: Message, A: BatchArguments> Many<H, M, A> {
     async fn handle(
         &self,
         consumer: Arc<ConsumerCx>,
@@ -386,7 +390,7 @@ impl<H: BatchHandler<M, A>, M: Message, A> Many<H, M, A> {
         };
         let begun = Instant::now();
         let called = catch_unwind(AssertUnwindSafe(|| {
-            self.handler.call(Batch::new(items), &cx)
+            A::extract(&cx).map(|args| self.handler.call(Batch::new(items), args))
         }));
         let caught = match called {
             Ok(Ok(future)) => bounded(future, first).await,
