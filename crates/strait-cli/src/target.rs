@@ -1,12 +1,13 @@
 //! What a command works on.
 
+use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use strait::Strait;
 use strait::core::events::{Events, GroupInfo, TopicInfo};
-use strait::core::{Error, Kind, Name, codes};
+use strait::core::{Error, Health, Kind, Name, codes};
 
 use crate::args::Global;
 use crate::fail::{Outcome, nearest};
@@ -39,9 +40,10 @@ pub(crate) fn url(global: &Global) -> String {
         .unwrap_or_else(|| DEFAULT_URL.to_owned())
 }
 
-/// The directory of a `file:` URL, which may be written `file:///DIR`.
+/// The directory of a `file:` URL, which may be written `file:///DIR` and have options behind a `?`.
 pub(crate) fn directory(url: &str) -> Option<PathBuf> {
     let path = url.strip_prefix("file:")?;
+    let path = path.split_once('?').map_or(path, |(path, _)| path);
     let absolute = path.strip_prefix("//").filter(|path| path.starts_with('/'));
     Some(PathBuf::from(absolute.unwrap_or(path)))
 }
@@ -51,6 +53,10 @@ impl Target {
     pub(crate) async fn create(url: String) -> Outcome<Self> {
         let strait = Strait::open(&url).await?;
         let events = strait.events_lane()?.clone();
+        if let Health::Impaired(what) = &*strait.health().borrow() {
+            // Nobody may be there to read it.
+            let _ = writeln!(std::io::stderr(), "note: {what}");
+        }
         Ok(Target {
             strait,
             events,

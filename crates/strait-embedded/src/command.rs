@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use strait_core::events::{Append, GroupSpec, TopicChange, TopicInfo, TopicSpec};
 use strait_core::{
-    Claim, Claimed, Error, Name, Outcome, Outgoing, Position, Records, Result, Sent, Unit,
+    Claim, Claimed, Error, Name, OnceEnd, Outcome, Outgoing, Position, Records, Result, Sent, Unit,
+    Verdict,
 };
 use tokio::sync::oneshot;
 
@@ -67,7 +68,18 @@ impl Prepared {
     pub(crate) fn bytes(&self) -> usize {
         let send = self.unit.send.iter().map(size).sum::<usize>();
         let dead = self.messages.iter().flatten().map(Taken::bytes);
-        send + dead.sum::<usize>()
+        let reasons = self.unit.settle.iter().map(|(receipt, verdict)| {
+            let (Verdict::Retry { reason, .. } | Verdict::Dead(reason)) = verdict else {
+                return 0;
+            };
+            // Every message keeps it.
+            reason.len() * receipt.count() as usize
+        });
+        let result = match self.unit.once.as_ref().map(|once| &once.end) {
+            Some(OnceEnd::Store { result, .. }) => result.len(),
+            _ => 0,
+        };
+        send + result + reasons.sum::<usize>() + dead.sum::<usize>()
     }
 }
 
@@ -204,6 +216,28 @@ impl Reply {
 }
 
 impl Command {
+    /// True for what frees space, or only ends something: it is carried out of the last bytes of a full disk.
+    pub(crate) fn frees_space(&self) -> bool {
+        match self {
+            Command::DeleteTopic(..)
+            | Command::DeleteGroup(..)
+            | Command::Alter(..)
+            | Command::Trim { .. }
+            | Command::Leave { .. }
+            | Command::HandedBack { .. }
+            | Command::Close
+            | Command::Sync(_) => true,
+            Command::Append(..)
+            | Command::Commit(..)
+            | Command::Claim(..)
+            | Command::Declare(..)
+            | Command::Join(..)
+            | Command::Seek(..)
+            | Command::Redrive { .. }
+            | Command::Fetch(..) => false,
+        }
+    }
+
     /// Refuses it without looking at it: the engine takes nothing any more.
     pub(crate) fn refuse(self, error: &dyn Fn() -> Error) {
         match self {

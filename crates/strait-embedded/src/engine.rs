@@ -10,7 +10,8 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use strait_core::events::Durability;
 use strait_core::{
-    Claim, Claimed, Engine, EngineId, Error, Fut, Health, Lanes, Outcome, Outgoing, Result, Unit,
+    Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Outgoing, Result,
+    Unit,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -21,6 +22,7 @@ use crate::housekeeper::Housekeeper;
 use crate::open;
 use crate::options::Options;
 use crate::prepare::prepare;
+use crate::read_only;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::writer::Writer;
@@ -78,6 +80,9 @@ impl Embedded {
     /// ```
     pub fn open(dir: impl AsRef<Path>, options: Options) -> Result<Arc<Embedded>> {
         let dir = dir.as_ref();
+        if options.read_only {
+            return read_only::open(dir, options);
+        }
         let disk = RealDisk::open(dir).map_err(|error| open::io_error(dir, error))?;
         let lock = disk
             .try_lock()
@@ -89,6 +94,10 @@ impl Embedded {
     /// An engine in memory: the same code on a disk of memory, gone on exit, bounded by
     /// [`Options::memory_bytes`]. Its acknowledgements say `memory`.
     pub fn memory(options: Options) -> Result<Arc<Embedded>> {
+        if options.read_only {
+            let text = "`memory:` is empty when it is opened: it cannot be read-only";
+            return Err(Error::new(Kind::Config, text).next("open it without read_only"));
+        }
         let options = Options {
             durability: Durability::Memory,
             ..options
@@ -136,7 +145,7 @@ impl Embedded {
         Ok(Embedded::assemble(shared, opened, threads, lock))
     }
 
-    fn assemble(
+    pub(crate) fn assemble(
         shared: Arc<Shared>,
         opened: Opened,
         threads: Vec<JoinHandle<()>>,

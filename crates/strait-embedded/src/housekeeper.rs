@@ -11,8 +11,8 @@ use tokio::sync::oneshot;
 
 use crate::command::Command;
 use crate::disk::io::is_full;
-use crate::disk::snapshot::{SnapshotHead, replay_bound};
-use crate::disk::{LogPos, SnapshotWriter};
+use crate::disk::snapshot::{SnapshotHead, keep_newest, newest_len, replay_bound};
+use crate::disk::{File, LogPos, Open, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
 use crate::index;
 use crate::shared::Shared;
@@ -20,6 +20,11 @@ use crate::state::section;
 
 /// How soon a chore that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
+/// A file that only takes space. When the disk is full, it makes way for the index or the checkpoint by which space is
+/// given back. The next opening removes it, as any unfinished file.
+const BALLAST: &str = "ballast.tmp";
+/// How long it is, at least; a checkpoint as long as the last one fits too.
+const BALLAST_BYTES: u64 = 1 << 20;
 
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
@@ -29,6 +34,8 @@ pub(crate) struct Housekeeper {
     next_retention: Duration,
     /// Something failed and is tried again.
     again: bool,
+    /// The ballast, and its length.
+    ballast: Option<(Arc<dyn File>, u64)>,
 }
 
 /// A checkpoint that is written and waits until what it holds is durable.
@@ -46,6 +53,7 @@ impl Housekeeper {
             indexed_to: 0,
             next_retention: Duration::ZERO,
             again: false,
+            ballast: None,
         }
     }
 
@@ -55,6 +63,7 @@ impl Housekeeper {
             self.write_indexes();
             self.apply_retention();
             self.checkpoint_if_due();
+            self.reclaim();
         }
     }
 
@@ -83,21 +92,68 @@ impl Housekeeper {
     pub(crate) fn prepare_segments(&mut self) {
         self.again = false;
         self.shared.chores.lock().pool = false;
+        self.try_ballast();
         while self.shared.pool.wanted() && !self.shared.chores.lock().stop {
             if let Err(error) = self.shared.pool.prepare_one() {
                 self.failed("prepare a segment", &error);
-                return;
+                break;
             }
         }
         let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
         if full && self.shared.pool.has_room() {
             self.shared.health.send_replace(Health::Up);
+            // What waited for space goes on.
+            self.shared.nudge();
+        }
+    }
+
+    /// Takes space ahead for the next checkpoint; on a full disk the little that is left.
+    fn keep_ballast(&mut self) -> io::Result<()> {
+        let disk = &*self.shared.disk;
+        let wanted = (newest_len(disk)? * 5 / 4).max(BALLAST_BYTES);
+        let has = self.ballast.as_ref().map_or(0, |(_, len)| *len);
+        let len = wanted.min(has + disk.free_bytes()?);
+        if len <= has {
+            return Ok(());
+        }
+        let file = match self.ballast.take() {
+            Some((file, _)) => file,
+            None => disk.open(BALLAST, Open::CreateNew)?,
+        };
+        let grown = file.allocate(len);
+        self.ballast = Some((file, if grown.is_ok() { len } else { has }));
+        grown
+    }
+
+    /// Does what gives space back; on a full disk once more in the space of the ballast.
+    fn with_ballast<T>(
+        &mut self,
+        mut work: impl FnMut(&mut Self) -> io::Result<T>,
+    ) -> io::Result<T> {
+        match work(self) {
+            Err(error) if is_full(&error) && self.ballast.is_some() => {
+                self.ballast = None;
+                self.shared.disk.remove(BALLAST)?;
+                let done = work(self);
+                self.try_ballast();
+                done
+            }
+            done => done,
+        }
+    }
+
+    fn try_ballast(&mut self) {
+        if let Err(error) = self.keep_ballast() {
+            tracing::debug!("no space is kept for the next checkpoint: {error}");
         }
     }
 
     fn failed(&mut self, what: &str, error: &io::Error) {
         self.again = true;
-        if is_full(error) {
+        if is_full(error) && self.shared.pool.has_room() {
+            // Not so full that sends are refused.
+            tracing::debug!("cannot {what}, trying again: {error}");
+        } else if is_full(error) {
             let text = "the disk is full: sends are refused, settles and reads go on";
             self.shared
                 .health
@@ -119,7 +175,7 @@ impl Housekeeper {
             .filter(|id| *id >= self.indexed_to && *id < durable)
             .collect();
         for segment in finished {
-            if let Err(error) = self.index(segment) {
+            if let Err(error) = self.with_ballast(|keeper| keeper.index(segment)) {
                 return self.failed("write a segment index", &error);
             }
             self.indexed_to = segment + 1;
@@ -190,24 +246,48 @@ impl Housekeeper {
         if !self.shared.chores.lock().checkpoint {
             return;
         }
-        let done = self.begin_checkpoint().and_then(|mut checkpoint| {
-            while self.write_section(&mut checkpoint)? {}
-            let (to, answer) = oneshot::channel();
-            self.shared.push(Command::Sync(to), 0);
-            match answer.blocking_recv() {
-                Ok(Ok(())) => self.finish_checkpoint(checkpoint),
-                _ => Err(io::Error::other(
-                    "the engine ended before the checkpoint was durable",
-                )),
-            }
-        });
-        if let Err(error) = done {
+        if let Err(error) = self.with_ballast(Housekeeper::checkpoint) {
             // What cannot be written at all is not tried again and again; the rest is, as space depends on it.
             if error.kind() != io::ErrorKind::InvalidInput && self.shared.check_alive().is_ok() {
                 self.shared.chores.lock().checkpoint = true;
             }
             self.failed("take a checkpoint", &error);
         }
+    }
+
+    fn checkpoint(&mut self) -> io::Result<()> {
+        let mut checkpoint = self.begin_checkpoint()?;
+        while self.write_section(&mut checkpoint)? {}
+        let (to, answer) = oneshot::channel();
+        self.shared.push(Command::Sync(to), 0);
+        match answer.blocking_recv() {
+            Ok(Ok(())) => self.finish_checkpoint(checkpoint),
+            _ => Err(io::Error::other(
+                "the engine ended before the checkpoint was durable",
+            )),
+        }
+    }
+
+    /// On a full disk: segments that nothing needs any more are given back at once, which takes a checkpoint, and not
+    /// only with the next one.
+    fn reclaim(&mut self) {
+        if self.shared.pool.has_room() || self.shared.check_alive().is_err() {
+            return;
+        }
+        let (live, end) = (self.live(), self.shared.chores.lock().durable.segment);
+        let segments = self.shared.pool.segments();
+        let is_free = |id: u64| id < end && !live.contains(&id);
+        if segments.iter().any(|segment| is_free(segment.id)) {
+            self.shared.chores.lock().checkpoint = true;
+            self.checkpoint_if_due();
+        }
+    }
+
+    /// The segments that hold something.
+    fn live(&self) -> HashSet<u64> {
+        let state = self.shared.state.lock();
+        let segments = state.streams().flat_map(|(_, stream)| stream.segments());
+        segments.collect()
     }
 
     /// Starts a checkpoint: what the log holds from here on is replayed over it.
@@ -273,15 +353,12 @@ impl Housekeeper {
     pub(crate) fn finish_checkpoint(&mut self, checkpoint: Checkpoint) -> io::Result<()> {
         checkpoint.writer.finish()?;
         let disk = &*self.shared.disk;
+        if !self.shared.pool.has_room() {
+            keep_newest(disk, self.shared.identity).map_err(io::Error::other)?;
+        }
         let bound = replay_bound(disk, self.shared.identity).map_err(io::Error::other)?;
         let Some(bound) = bound else { return Ok(()) };
-        let live: HashSet<u64> = {
-            let state = self.shared.state.lock();
-            state
-                .streams()
-                .flat_map(|(_, stream)| stream.segments())
-                .collect()
-        };
+        let live = self.live();
         for segment in self.shared.pool.segments() {
             if segment.id >= bound.segment || live.contains(&segment.id) {
                 continue;

@@ -58,6 +58,12 @@ pub(crate) fn file_name(segment: u64) -> String {
     format!("ext-{segment:016x}")
 }
 
+/// The segment of an index's file name.
+pub(crate) fn segment_of(name: &str) -> Option<u64> {
+    let segment = u64::from_str_radix(name.strip_prefix("ext-")?, 16).ok()?;
+    (file_name(segment) == name).then_some(segment)
+}
+
 /// Writes the index of a segment, durably.
 pub(crate) fn write(
     disk: &dyn Disk,
@@ -91,7 +97,7 @@ pub(crate) fn write(
     disk.sync_dir()
 }
 
-fn read(disk: &dyn Disk, identity: u128, segment: u64) -> Result<SegmentIndex> {
+pub(crate) fn read(disk: &dyn Disk, identity: u128, segment: u64) -> Result<SegmentIndex> {
     let name = file_name(segment);
     let io_error = |error| Error::io(format!("cannot read the segment index {name}"), error);
     let file = disk.open(&name, Open::Existing).map_err(io_error)?;

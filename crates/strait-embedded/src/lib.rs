@@ -45,13 +45,16 @@ mod ops;
 mod options;
 mod prepare;
 mod ranges;
+mod read_only;
 mod reading;
 mod shared;
 mod state;
 #[doc(hidden)]
 pub mod stepped;
 mod turn;
+mod verify;
 mod writer;
 
 pub use engine::{Embedded, Opened};
 pub use options::Options;
+pub use verify::{Damage, Report, verify};

@@ -10,6 +10,7 @@ use strait_core::{Error, Kind, Result, codes};
 
 use crate::codec::Reader;
 use crate::disk::group::MAX_GROUP;
+use crate::disk::io::is_full;
 use crate::disk::real::LockError;
 use crate::disk::{
     Disk, GroupBuf, Log, LogError, LogOptions, OpenError, RecoveredGroup, SnapshotReader, identity,
@@ -51,6 +52,7 @@ pub(crate) fn open_with(
     log_options: LogOptions,
 ) -> Result<Started> {
     check_limits(&options)?;
+    check_memory(&options, &log_options)?;
     let begun = options.clock.monotonic();
     let clock = EngineClock::new(options.clock.clone());
     let identity = identity::load_or_create(&*disk, log_options.identity).map_err(open_error)?;
@@ -76,6 +78,13 @@ pub(crate) fn open_with(
     state.applied = report.last_seq.max(log.written_seq());
     state.recovered(clock.now().wall);
     begin_incarnation(&mut state, &mut log)?;
+    match log.pool().prepare_reserve() {
+        Err(error) if !is_full(&error) => {
+            return Err(Error::io("cannot prepare the reserve of the log", error));
+        }
+        // On a full disk sends are refused until there is room for it.
+        _ => {}
+    }
     opened.groups = report.groups;
     opened.bytes = report.bytes;
     opened.took = options.clock.monotonic().saturating_sub(begun);
@@ -111,26 +120,41 @@ fn check_limits(options: &Options) -> Result<()> {
         .next("lower the limits of body and batch, and send larger bodies by claim check"))
 }
 
+/// Memory must hold the reserve and as much beside it.
+fn check_memory(options: &Options, log: &LogOptions) -> Result<()> {
+    let least = 2 * log.reserve_bytes;
+    if options.durability != Durability::Memory || options.memory_bytes >= least {
+        return Ok(());
+    }
+    let text = format!(
+        "{} bytes are too few for `memory:`: with these limits of messages it takes at least {least}",
+        options.memory_bytes
+    );
+    Err(Error::new(Kind::Config, text).next("raise memory_bytes, or lower the limits of messages"))
+}
+
 fn log_options(options: &Options, identity: u128, seed: u64) -> LogOptions {
     let memory = options.durability == Durability::Memory;
     let base = LogOptions::new(identity, seed);
-    let segment_bytes = options.segment_bytes.clamp(1 << 20, MAX_SEGMENT);
+    let most = if memory {
+        // Only whole segments are given back.
+        (options.memory_bytes / 16).clamp(1 << 20, MAX_SEGMENT)
+    } else {
+        MAX_SEGMENT
+    };
+    let segment_bytes = options.segment_bytes.clamp(1 << 20, most);
     // It holds the longest group: one that was applied is written, also on a full disk.
     let reserve = unit_bytes(&options.limits) as u64 + BESIDE_UNIT;
     LogOptions {
         segment_bytes,
         first_segment_bytes: base.first_segment_bytes.min(segment_bytes),
-        reserve_bytes: if memory {
-            0
-        } else {
-            reserve.min(4 * segment_bytes)
-        },
+        reserve_bytes: reserve,
         zeroed: !memory,
         ..base
     }
 }
 
-fn load_snapshot(
+pub(crate) fn load_snapshot(
     state: &mut State,
     disk: &dyn Disk,
     identity: u128,
@@ -157,7 +181,10 @@ fn load_snapshot(
 }
 
 /// Applies a group of the log.
-fn replay(state: &mut State, group: &RecoveredGroup<'_>) -> std::result::Result<(), OpenError> {
+pub(crate) fn replay(
+    state: &mut State,
+    group: &RecoveredGroup<'_>,
+) -> std::result::Result<(), OpenError> {
     let malformed = || OpenError::Apply {
         seq: group.seq,
         why: "an operation is not one that this version writes".to_owned(),
@@ -258,7 +285,10 @@ pub(crate) fn open_error(error: OpenError) -> Error {
         OpenError::Corrupt { file, offset, .. } => Error::new(Kind::Corrupt, text)
             .with("file", file)
             .with("offset", offset)
-            .next("nothing was changed: `strait verify` lists all damage; restore a backup"),
+            .next(
+                "nothing was changed: `strait verify` lists all damage; restore a backup, or read what is in front of it: \
+                 `strait consume TOPIC -e --url 'file:DIR?read_only=true'`",
+            ),
         OpenError::Version { .. } => Error::new(Kind::Config, text)
             .code(codes::UNKNOWN_FORMAT)
             .next("open it with the version of strait that wrote it"),

@@ -24,6 +24,10 @@ pub struct Options {
     pub checkpoint_records: u64,
     /// How much `memory:` may hold. Default 1 GiB.
     pub memory_bytes: u64,
+    /// Opens the directory to look at it: nothing in it is changed, what can be proved intact in front of the first damage
+    /// is shown, and everything that writes (sends, members, changes of topics) is refused with code `read_only`.
+    /// Refused with `locked` while another process has the directory; `memory:` has no such mode. Default false.
+    pub read_only: bool,
     /// How often retention is looked at, where a topic has one. Default 10 s.
     pub retention_every: Duration,
     /// The clock.
@@ -40,6 +44,7 @@ impl Default for Options {
             checkpoint_bytes: 1 << 30,
             checkpoint_records: 1_000_000,
             memory_bytes: 1 << 30,
+            read_only: false,
             retention_every: Duration::from_secs(10),
             clock: Arc::new(SystemClock::new()),
         }

@@ -9,6 +9,7 @@ use parking_lot::{Condvar, Mutex};
 use strait_core::{Clock, Error, Health, Kind, Result, codes};
 use tokio::sync::{Notify, oneshot, watch};
 
+use crate::by_key::Waypoints;
 use crate::command::{Command, Now};
 use crate::disk::{Disk, LogPos, Pool};
 use crate::fingerprint::Fingerprint;
@@ -29,6 +30,7 @@ pub(crate) struct Shared {
     pub(crate) identity: u128,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) indexes: Indexes,
+    pub(crate) waypoints: Waypoints,
     pub(crate) clock: EngineClock,
     pub(crate) options: Options,
     pub(crate) budget: Budget,
@@ -108,6 +110,7 @@ impl Shared {
             identity,
             fingerprint: Fingerprint::new(identity),
             indexes: Indexes::default(),
+            waypoints: Waypoints::default(),
             clock,
             budget: Budget::new(options.queue_bytes),
             options,
@@ -132,7 +135,7 @@ impl Shared {
     /// Hands a command to the writer; `bytes` of it count against the budget until it is written.
     pub(crate) fn push(&self, command: Command, bytes: usize) {
         let mut queue = self.queue.lock();
-        if self.is_ended.load(Ordering::Acquire) {
+        if self.options.read_only || self.is_ended.load(Ordering::Acquire) {
             drop(queue);
             self.budget.give_back(bytes);
             return command.refuse(&|| self.ended_error());
@@ -240,6 +243,7 @@ impl Shared {
     pub(crate) fn ended_error(&self) -> Error {
         match &*self.ended.lock() {
             Some(Ended::Poisoned(why)) => poisoned(why),
+            None if self.options.read_only => read_only(),
             _ => Error::closed("the engine"),
         }
     }
@@ -248,6 +252,15 @@ impl Shared {
         set(&mut self.chores.lock());
         self.chore_bell.notify_one();
     }
+}
+
+fn read_only() -> Error {
+    Error::new(
+        Kind::Unsupported,
+        "the directory was opened read-only: nothing is written to it",
+    )
+    .code(codes::READ_ONLY)
+    .next("read by position, or open the directory without read_only")
 }
 
 pub(crate) fn poisoned(why: &str) -> Error {

@@ -71,6 +71,11 @@ impl Stepped {
         self.keeper.apply_retention();
     }
 
+    /// False while sends are refused for lack of space.
+    pub fn has_room(&self) -> bool {
+        self.shared.pool.has_room()
+    }
+
     /// True while a checkpoint is under way.
     pub fn is_checkpointing(&self) -> bool {
         self.checkpoint.is_some()

@@ -15,10 +15,12 @@ use crate::command::{Command, Now};
 use crate::disk::{GroupBuf, Log, LogError, Placed};
 use crate::extents::StreamId;
 use crate::shared::{Shared, poisoned};
-use crate::turn::{Output, Turn};
+use crate::turn::{Output, Turn, disk_full};
 
 /// A group takes no more commands from this size on.
 const GROUP_BYTES: u64 = 4 << 20;
+/// What the operations of a command take beside its bodies, about.
+const OPS_BYTES: u64 = 1 << 10;
 /// How long it must be quiet before the last group is proven durable by a seal.
 const QUIET: Duration = Duration::from_millis(50);
 
@@ -30,6 +32,10 @@ pub(crate) struct Writer {
     out: Output,
     taken: Vec<(Command, usize)>,
     backlog: VecDeque<(Command, usize)>,
+    /// Fetches that wait for space.
+    postponed: Vec<Command>,
+    /// Commands that take space, on a full disk.
+    refused: Vec<Command>,
     /// Streams with bodies that are written and not yet durable.
     unsynced: Vec<StreamId>,
     sync: bool,
@@ -47,6 +53,8 @@ impl Writer {
             out: Output::default(),
             taken: Vec::new(),
             backlog: VecDeque::new(),
+            postponed: Vec::new(),
+            refused: Vec::new(),
             unsynced: Vec::new(),
             sync,
             unsealed: None,
@@ -75,6 +83,8 @@ impl Writer {
     pub(crate) fn finish(&mut self) {
         self.shared.take(&mut self.taken);
         self.backlog.extend(self.taken.drain(..));
+        let postponed = self.postponed.drain(..).map(|fetch| (fetch, 0));
+        self.backlog.extend(postponed);
         // Behind what waits: a grant after it would be an attempt that nobody made.
         self.backlog.push_back((Command::Close, 0));
         while !self.backlog.is_empty() {
@@ -94,6 +104,8 @@ impl Writer {
     fn rest(&self) -> Option<Duration> {
         let now = self.shared.clock.now().monotonic;
         let alarm = self.shared.state.lock().alarms.next();
+        // The housekeeper rings when there is space again.
+        let alarm = alarm.filter(|_| !self.is_out_of_space());
         let seal = self.unsealed.map(|since| since + QUIET);
         let next = alarm.into_iter().chain(seal).min();
         next.map(|at| at.saturating_sub(now))
@@ -119,36 +131,59 @@ impl Writer {
         done
     }
 
+    /// True when only what frees space is still written.
+    fn is_out_of_space(&self) -> bool {
+        self.log.last_bytes() == Some(0)
+    }
+
     /// Decides what waits, up to the size of a group; gives the bytes of budget that it used.
     fn decide(&mut self, now: Now) -> usize {
         self.group.clear();
         self.out.clear();
         let mut bytes = 0;
         let seq = self.log.written_seq() + 1;
+        let out_of_space = self.is_out_of_space();
+        let last_bytes = self.log.last_bytes();
+        if last_bytes.is_none() {
+            let postponed = self.postponed.drain(..).map(|fetch| (fetch, 0));
+            self.backlog.extend(postponed);
+        }
         let Writer {
             shared,
             log,
             group,
             out,
             backlog,
+            postponed,
+            refused,
             ..
         } = self;
         let mut state = shared.state.lock();
         let mut turn = Turn::new(&mut state, group, out, seq, now, shared.fingerprint);
         turn.room = log.has_room();
-        while let Some(id) = turn.state.alarms.pop(now.monotonic) {
+        while !out_of_space && let Some(id) = turn.state.alarms.pop(now.monotonic) {
             turn.ring(id);
         }
         while turn.group.encoded_len() < GROUP_BYTES
             && let Some((command, size)) = backlog.pop_front()
         {
             bytes += size;
-            turn.decide(command);
+            let needed = turn.group.encoded_len() + 2 * size as u64 + OPS_BYTES;
+            match command {
+                command if last_bytes.is_none_or(|left| needed <= left) => turn.decide(command),
+                command if command.frees_space() => turn.decide(command),
+                Command::Fetch(..) => postponed.push(command),
+                command => refused.push(command),
+            }
         }
         if !group.is_empty() {
             state.applied = seq;
             state.unplaced = true;
         }
+        // A receipt that comes back to nobody takes the state.
+        drop(state);
+        let refused = self.refused.drain(..);
+        refused.for_each(|command| command.refuse(&disk_full));
         bytes
     }
 
@@ -293,8 +328,9 @@ impl Writer {
     /// After a failed disk: everything that waits is refused.
     pub(crate) fn refuse_all(&mut self) {
         self.shared.take(&mut self.taken);
+        let postponed = self.postponed.drain(..).map(|fetch| (fetch, 0));
         let waiting = self.backlog.drain(..).chain(self.taken.drain(..));
-        for (command, bytes) in waiting {
+        for (command, bytes) in waiting.chain(postponed) {
             command.refuse(&|| self.shared.ended_error());
             self.shared.budget.give_back(bytes);
         }

@@ -4,8 +4,7 @@ use std::path::{Path, PathBuf};
 
 use clap::Args;
 use serde::Serialize;
-use strait::core::{Error, Kind, codes};
-use strait_embedded::disk::{OpenError, RealDisk, VerifyReport, verify};
+use strait_embedded::{Damage, verify};
 
 use super::Ctx;
 use crate::fail::{Failure, Outcome};
@@ -14,7 +13,7 @@ use crate::target;
 
 /// Check every byte of a data directory, without changing it. Exit code 1 when something is damaged.
 ///
-/// Nobody may have the directory open meanwhile.
+/// Nobody may have the directory open meanwhile, except to read it.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   strait verify
@@ -42,6 +41,7 @@ struct Report {
     segments: u64,
     groups: u64,
     snapshots: u64,
+    indexes: u64,
     /// A tail that never became durable: no damage, the next opening cuts it.
     torn_tail: Option<Fault>,
     faults: Vec<Fault>,
@@ -56,7 +56,7 @@ pub(crate) fn run(args: VerifyArgs, ctx: &Ctx) -> Outcome {
         })?,
     };
     target::must_exist(&directory)?;
-    let found = read(&directory)?;
+    let found = verify(&directory)?;
     let report = Report::new(&directory, found);
     let text = match ctx.out.shape() {
         Shape::Json | Shape::Jsonl => String::new(),
@@ -68,55 +68,32 @@ pub(crate) fn run(args: VerifyArgs, ctx: &Ctx) -> Outcome {
     } else {
         ctx.out
             .note("next: copy the directory before you try anything     strait explain corrupt");
+        ctx.out.note(format!(
+            "what is in front of the damage can be read: strait consume TOPIC -e --url 'file:{}?read_only=true'",
+            report.directory
+        ));
         Err(Failure::Findings)
     }
 }
 
-fn read(directory: &Path) -> Outcome<VerifyReport> {
-    let shown = directory.display();
-    let disk = RealDisk::open(directory).map_err(|error| Error::io(shown, error))?;
-    let _lock = disk.try_lock().map_err(|error| {
-        Error::new(Kind::Conflict, format!("{}: {error}", directory.display()))
-            .code(codes::LOCKED)
-            .next("stop that process, then verify again")
-    })?;
-    verify(&disk).map_err(|error| {
-        let text = format!("{} cannot be read: {error}", directory.display());
-        Error::new(Kind::Corrupt, text).caused_by(error).into()
-    })
-}
-
 impl Report {
-    fn new(directory: &Path, found: VerifyReport) -> Self {
+    fn new(directory: &Path, found: strait_embedded::Report) -> Self {
         Report {
             schema: SCHEMA,
             directory: directory.display().to_string(),
             segments: found.segments,
             groups: found.groups,
-            snapshots: found.snapshots,
-            torn_tail: found.torn.map(|torn| Fault {
-                what: format!("{} bytes at the end never became durable", torn.bytes),
-                file: Some(torn.file),
-                offset: Some(torn.offset),
-            }),
-            faults: found.faults.into_iter().map(Fault::new).collect(),
+            snapshots: found.checkpoints,
+            indexes: found.indexes,
+            torn_tail: found.torn.map(Fault::from),
+            faults: found.damage.into_iter().map(Fault::from).collect(),
         }
     }
 }
 
-impl Fault {
-    fn new(fault: OpenError) -> Self {
-        let what = fault.to_string();
-        let (file, offset) = match fault {
-            OpenError::Corrupt { file, offset, .. } => (Some(file), Some(offset)),
-            OpenError::Io { file, .. }
-            | OpenError::Version { file, .. }
-            | OpenError::Identity { file, .. }
-            | OpenError::Foreign { file }
-            | OpenError::Missing { file, .. }
-            | OpenError::Full { file, .. } => (Some(file), None),
-            OpenError::Apply { .. } => (None, None),
-        };
+impl From<Damage> for Fault {
+    fn from(damage: Damage) -> Self {
+        let Damage { file, offset, what } = damage;
         Fault { file, offset, what }
     }
 }

@@ -10,6 +10,9 @@ use super::pool::{Pin, Pool, Ready, SegmentFile};
 use super::recover::{self, RecoveredGroup, RecoveryReport};
 use super::segment::SEGMENT_HEAD;
 
+/// So many of the last bytes of a full disk are for groups that free space.
+const KEPT_BYTES: u64 = 256 << 10;
+
 /// How a log is kept.
 #[derive(Debug, Clone)]
 pub struct LogOptions {
@@ -232,6 +235,15 @@ impl Log {
     /// See [`Pool::has_room`].
     pub fn has_room(&self) -> bool {
         self.pool.has_room()
+    }
+
+    /// What is left in bytes once nothing more can be had: the disk is full and the reserve is in use. The last part of it is
+    /// not counted: it is for groups that free space. `None` before that.
+    pub fn last_bytes(&self) -> Option<u64> {
+        let last = !self.has_room() && (self.in_reserve || !self.pool.has_reserve());
+        let len = self.active.header.len;
+        let kept = KEPT_BYTES.min(len / 8);
+        last.then(|| len.saturating_sub(self.offset + kept))
     }
 
     /// See [`Pool::release`].

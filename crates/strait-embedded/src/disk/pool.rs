@@ -110,11 +110,32 @@ impl Pool {
         self.empty_trash()?;
         let result = self.prepare_wanted();
         self.look_for_room()?;
-        result
+        match result {
+            // Nothing is left to prepare, and it is not enough: the caller has to wait.
+            Ok(()) if !self.has_room() => Err(io::ErrorKind::StorageFull.into()),
+            result => result,
+        }
     }
 
-    /// False after a group was refused because the disk is full, until [`prepare_one`](Self::prepare_one) or the writer
-    /// has found space: new messages should be refused meanwhile.
+    /// Makes the reserve when there is none: when the log is opened, before messages take its space. It is not zeroed, which
+    /// would take long.
+    ///
+    /// # Errors
+    /// Those of the disk. On a full disk there is no room from the beginning.
+    pub(crate) fn prepare_reserve(&self) -> io::Result<()> {
+        if self.wants_reserve(&self.state.lock()) {
+            self.make_reserve()?;
+        }
+        Ok(())
+    }
+
+    /// True while the reserve for groups that free space is there.
+    pub(super) fn has_reserve(&self) -> bool {
+        self.state.lock().reserve.is_some()
+    }
+
+    /// False after a group was refused because the disk is full, or has no room for the reserve, until
+    /// [`prepare_one`](Self::prepare_one) has found space: new messages should be refused meanwhile.
     pub fn has_room(&self) -> bool {
         self.lacking.load(Ordering::Acquire) == 0
     }
@@ -192,8 +213,7 @@ impl Pool {
             )
         };
         if wants_reserve {
-            let ready = self.make(self.options.reserve_bytes, self.options.zeroed)?;
-            self.state.lock().reserve = Some(ready);
+            self.make_reserve()?;
         } else if wants_spare {
             let ready = match self.pop_freed(target) {
                 Some(freed) => self.recycle(freed)?,
@@ -208,7 +228,31 @@ impl Pool {
         Ok(())
     }
 
-    /// Clears the mark of a full disk when what was lacking can be had.
+    /// Makes the reserve, if need be out of what is kept for recycling. A disk without space for it has no room: what
+    /// frees space could not be written when the rest is used up.
+    fn make_reserve(&self) -> io::Result<()> {
+        let len = self.options.reserve_bytes;
+        let mut made = self.make(len, false);
+        if made.as_ref().is_err_and(is_full) {
+            {
+                let mut state = self.state.lock();
+                let freed = std::mem::take(&mut state.freed);
+                state.trash.extend(freed.into_iter().map(|file| file.id));
+            }
+            self.empty_trash()?;
+            made = self.make(len, false);
+        }
+        if made.as_ref().is_err_and(is_full) {
+            // With the reserve there, a first segment is enough.
+            let least = self.options.first_segment_bytes.max(1);
+            let (set, seen) = (Ordering::AcqRel, Ordering::Acquire);
+            let _ = self.lacking.compare_exchange(0, least, set, seen);
+        }
+        self.state.lock().reserve = Some(made?);
+        Ok(())
+    }
+
+    /// Clears the mark of a full disk when what was lacking can be had, and the reserve is there.
     fn look_for_room(&self) -> io::Result<()> {
         let lacking = self.lacking.load(Ordering::Acquire);
         if lacking == 0 {
@@ -216,6 +260,9 @@ impl Pool {
         }
         let spare = {
             let state = self.state.lock();
+            if self.wants_reserve(&state) {
+                return Ok(());
+            }
             state
                 .spares
                 .values()
@@ -241,13 +288,12 @@ impl Pool {
         };
         let ready = match spare {
             Some(ready) => Ok(ready),
+            // What is left of a full disk is for the housekeeper, which finds out when there is room again.
+            None if !self.has_room() => Err(io::ErrorKind::StorageFull.into()),
             None => self.make_now(needed),
         };
         match &ready {
-            Ok(ready) => {
-                self.lacking.store(0, Ordering::Release);
-                self.activate(ready);
-            }
+            Ok(ready) => self.activate(ready),
             // Space for less than a segment is no room.
             Err(e) if is_full(e) => {
                 let least = needed.max(self.options.first_segment_bytes);
@@ -258,13 +304,16 @@ impl Pool {
         ready
     }
 
-    /// The reserve, when it has at least `needed` bytes.
+    /// The reserve, when it has at least `needed` bytes; else out of the little that may be left.
     pub(super) fn take_reserve(&self, needed: u64) -> io::Result<Option<Ready>> {
         let (ready, active) = {
             let mut state = self.state.lock();
             match &state.reserve {
                 Some(ready) if ready.header.len >= needed => {}
-                _ => return Ok(None),
+                _ => {
+                    drop(state);
+                    return self.make_last(needed);
+                }
             }
             (state.reserve.take(), state.active)
         };
@@ -279,6 +328,17 @@ impl Pool {
         }
         self.activate(&ready);
         Ok(Some(ready))
+    }
+
+    fn make_last(&self, needed: u64) -> io::Result<Option<Ready>> {
+        match self.make(needed.max(self.options.first_segment_bytes), false) {
+            Ok(ready) => {
+                self.activate(&ready);
+                Ok(Some(ready))
+            }
+            Err(e) if is_full(&e) => Ok(None),
+            Err(e) => Err(e),
+        }
     }
 
     /// Registers `ready` as the segment that is written from now on.

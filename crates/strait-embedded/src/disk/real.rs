@@ -26,6 +26,7 @@ pub struct RealDisk {
     path: PathBuf,
     dir: fs::File,
     warnings: Vec<String>,
+    writable: bool,
 }
 
 impl RealDisk {
@@ -38,6 +39,15 @@ impl RealDisk {
         if !path.exists() {
             make_dir(path)?;
         }
+        RealDisk::existing(path, true)
+    }
+
+    /// Opens a directory that exists, to read from it: nothing in it can be changed by this value.
+    pub fn open_read_only(path: impl AsRef<Path>) -> io::Result<RealDisk> {
+        RealDisk::existing(path.as_ref(), false)
+    }
+
+    fn existing(path: &Path, writable: bool) -> io::Result<RealDisk> {
         let path = path.canonicalize()?;
         let dir = fs::File::open(&path)?;
         if !dir.metadata()?.is_dir() {
@@ -49,7 +59,16 @@ impl RealDisk {
             path,
             dir,
             warnings,
+            writable,
         })
+    }
+
+    fn check_writable(&self) -> io::Result<()> {
+        if self.writable {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::ReadOnlyFilesystem.into())
+        }
     }
 
     /// The directory.
@@ -84,6 +103,24 @@ impl RealDisk {
         file.write_all(Holder::this_process().text().as_bytes())?;
         Ok(LockGuard { file })
     }
+
+    /// Takes the lock for reading without waiting: together with other readers, and never with an owner. `None` where no
+    /// owner has ever been, as in a copy without the file `LOCK`. Changes nothing.
+    pub fn try_lock_shared(&self) -> Result<Option<LockGuard>, LockError> {
+        let mut file = match fs::File::open(self.path.join(LOCK)) {
+            Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
+            other => other?,
+        };
+        match flock(&file, FlockOperation::NonBlockingLockShared) {
+            Ok(()) => Ok(Some(LockGuard { file })),
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                let mut text = String::new();
+                file.read_to_string(&mut text)?;
+                Err(LockError::Held(Holder::parse(&text)))
+            }
+            Err(e) => Err(LockError::Io(e.into())),
+        }
+    }
 }
 
 /// Makes the directory, durably.
@@ -106,7 +143,7 @@ pub struct LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        // Only so that nobody reads an old name; the lock itself ends when the file is closed.
+        // Only so that nobody reads an old name; the lock itself ends when the file is closed. Who only reads cannot.
         let _ = self.file.set_len(0);
     }
 }
@@ -169,9 +206,12 @@ pub enum LockError {
 
 impl Disk for RealDisk {
     fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
+        if how == Open::CreateNew {
+            self.check_writable()?;
+        }
         let file = fs::OpenOptions::new()
             .read(true)
-            .write(true)
+            .write(self.writable)
             .create_new(how == Open::CreateNew)
             .mode(0o600)
             .open(self.path.join(name))?;
@@ -188,10 +228,12 @@ impl Disk for RealDisk {
     }
 
     fn remove(&self, name: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::remove_file(self.path.join(name))
     }
 
     fn rename(&self, from: &str, to: &str) -> io::Result<()> {
+        self.check_writable()?;
         fs::rename(self.path.join(from), self.path.join(to))
     }
 

@@ -30,6 +30,7 @@ use super::log::{LogOptions, LogPos, Resume};
 use super::scan::{ChainEnd, Scanner, Traces};
 use super::segment::{SEGMENT_HEAD, le_u32, segment_name};
 
+pub(crate) mod intact;
 mod tail;
 
 /// What opening found and did.
@@ -250,6 +251,17 @@ impl<'a, 'v> Replay<'a, 'v> {
 
     /// Delivers all segments but the last written one, and finds out how that one ends. `None` without a segment.
     fn find_end(&mut self) -> Result<Option<Ending>, OpenError> {
+        let Some(last) = self.deliver_all_but_last()? else {
+            return Ok(None);
+        };
+        let mut ending = self.last_chain(last)?;
+        self.weigh_traces(&mut ending)?;
+        self.report.last_seq = ending.end.seq - 1;
+        Ok(Some(ending))
+    }
+
+    /// Gives the index of the last written segment.
+    fn deliver_all_but_last(&mut self) -> Result<Option<usize>, OpenError> {
         let directory = self.directory;
         let Some(first) = directory.live.first() else {
             return Ok(None);
@@ -266,9 +278,7 @@ impl<'a, 'v> Replay<'a, 'v> {
                 self.deliver_whole(index)?;
             }
         }
-        let ending = self.find_ending(last)?;
-        self.report.last_seq = ending.end.seq - 1;
-        Ok(Some(ending))
+        Ok(Some(last))
     }
 
     /// Where the chain of a live segment starts.
@@ -305,7 +315,8 @@ impl<'a, 'v> Replay<'a, 'v> {
         Ok(())
     }
 
-    fn find_ending(&mut self, index: usize) -> Result<Ending, OpenError> {
+    /// The chain of the last written segment, with what stands behind it in that segment.
+    fn last_chain(&mut self, index: usize) -> Result<Ending, OpenError> {
         let mut scanner = Scanner::open(self.disk, self.directory.live[index].header)?;
         let start = self.start_of(index);
         let mut unproven = VecDeque::new();
@@ -323,7 +334,7 @@ impl<'a, 'v> Replay<'a, 'v> {
             Ok(())
         })?;
         let traces = scanner.traces(end.offset)?;
-        let mut ending = Ending {
+        Ok(Ending {
             index,
             scanner,
             start,
@@ -331,9 +342,7 @@ impl<'a, 'v> Replay<'a, 'v> {
             traces,
             unproven,
             later_dirty: Vec::new(),
-        };
-        self.weigh_traces(&mut ending)?;
-        Ok(ending)
+        })
     }
 
     /// Decides between a torn tail and damage, by all that stands behind the chain.

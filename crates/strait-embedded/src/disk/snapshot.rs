@@ -190,6 +190,30 @@ pub fn snapshots(disk: &dyn Disk) -> io::Result<Vec<u64>> {
     Ok(seqs)
 }
 
+/// The length of the newest snapshot's file in bytes; 0 without one.
+pub(crate) fn newest_len(disk: &dyn Disk) -> io::Result<u64> {
+    match snapshots(disk)?.last() {
+        Some(seq) => disk.open(&snapshot_name(*seq), Open::Existing)?.len(),
+        None => Ok(0),
+    }
+}
+
+/// Removes all snapshots but the newest one, after reading all of that: on a full disk what only an older one needs can
+/// be given back.
+pub(crate) fn keep_newest(disk: &dyn Disk, identity: u128) -> Result<(), OpenError> {
+    let Some(newest) = SnapshotReader::newest(disk, identity)? else {
+        return Ok(());
+    };
+    let seqs = snapshots(disk).map_err(|e| OpenError::io("list", "the data directory", e))?;
+    for seq in seqs.into_iter().filter(|seq| *seq < newest.head.seq) {
+        let name = snapshot_name(seq);
+        let removed = disk.remove(&name);
+        removed.map_err(|e| OpenError::io("remove", name, e))?;
+    }
+    let synced = disk.sync_dir();
+    synced.map_err(|e| OpenError::io("sync", "the data directory", e))
+}
+
 /// One section of a snapshot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Section<'a> {

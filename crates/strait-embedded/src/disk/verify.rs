@@ -34,7 +34,7 @@ pub struct VerifyReport {
 /// Only what keeps it from reading at all.
 pub fn verify(disk: &dyn Disk) -> Result<VerifyReport, OpenError> {
     let mut report = VerifyReport::default();
-    let Some(identity) = identity_of(disk, &mut report)? else {
+    let Some(identity) = identity_of(disk, &mut report.faults)? else {
         return Ok(report);
     };
     check_snapshots(disk, identity, &mut report)?;
@@ -48,19 +48,22 @@ pub fn verify(disk: &dyn Disk) -> Result<VerifyReport, OpenError> {
 }
 
 /// The identity of the directory, or of its first segment when its file is lost or damaged.
-fn identity_of(disk: &dyn Disk, report: &mut VerifyReport) -> Result<Option<u128>, OpenError> {
+pub(crate) fn identity_of(
+    disk: &dyn Disk,
+    faults: &mut Vec<OpenError>,
+) -> Result<Option<u128>, OpenError> {
     match identity::load(disk) {
         Ok(Some(identity)) => return Ok(Some(identity)),
         Ok(None) => {}
         Err(fault @ OpenError::Io { .. }) => return Err(fault),
-        Err(fault) => report.faults.push(fault),
+        Err(fault) => faults.push(fault),
     }
     let names = disk.list();
     let names = names.map_err(|e| OpenError::io("list", "the data directory", e))?;
     let ids = names.iter().filter_map(|name| segment_id(name));
     let found = ids.filter_map(|id| read_header(disk, id).ok()).next();
-    if found.is_some() && report.faults.is_empty() {
-        report.faults.push(OpenError::Missing {
+    if found.is_some() && faults.is_empty() {
+        faults.push(OpenError::Missing {
             file: identity::IDENTITY.into(),
             why: "there is a log".into(),
         });

@@ -270,3 +270,34 @@ async fn step(stepped: &mut Stepped, engine: &Embedded) -> usize {
     }
     3
 }
+
+/// Every message keeps the reason: a long one over many messages would be more than the log takes at once.
+#[test]
+fn a_reason_counts_for_each_message() {
+    let engine = Embedded::memory(Options::default()).expect("memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        for _ in 0..40 {
+            append(&engine, "in", 0, b"x").await.expect("appended");
+        }
+        let spec = GroupSpec::new(name("group"), name("in"));
+        let mut consumer = events(&engine).join(spec).await.expect("a member");
+        let receipt = loop {
+            if let Arrival::Run(_, receipt) = consumer.next(40, 1 << 20).await.expect("messages")
+                && receipt.count() == 40
+            {
+                break receipt;
+            }
+        };
+        let verdict = Verdict::Retry {
+            after: Duration::ZERO,
+            reason: "x".repeat(1 << 20).into(),
+            counts: false,
+        };
+        let unit = Unit::settle(receipt, verdict);
+        match engine.commit(vec![unit]).await.remove(0) {
+            Outcome::NotApplied(_, error) => assert_eq!(error.code_str(), Some(codes::TOO_LARGE)),
+            other => panic!("{other:?}"),
+        }
+    });
+}

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::{Durability, GroupSpec};
+use strait_core::events::{Durability, GroupSpec, Retention, TopicChange};
 use strait_core::{
     Arrival, Consumer, Engine, Health, Kind, Outcome, Receipt, Unit, Verdict, codes,
 };
@@ -94,12 +94,12 @@ fn sends_resume_when_space_returns() {
 #[test]
 fn a_small_file_system_fills_up() {
     let dir = tempfile::tempdir().expect("a directory");
-    let Some(_mounted) = Mounted::tmpfs(dir.path(), "40m") else {
+    let Some(_mounted) = Mounted::tmpfs(dir.path(), "80m") else {
         return skipped("a full file system: mounting a small one takes root");
     };
     // Somebody else's file, which is in the way and then is not.
     let other = dir.path().join("other");
-    std::fs::write(&other, vec![1; 12 << 20]).expect("there is room");
+    std::fs::write(&other, vec![1; 36 << 20]).expect("there is room");
     let options = Options {
         segment_bytes: 1 << 20,
         ..Options::default()
@@ -156,4 +156,131 @@ fn a_full_disk_is_closed_and_opened_again() {
     drop(engine);
     let engine = Embedded::on(sim, options()).expect("it opens on a full disk");
     assert_eq!(block_on(read_all(&engine, "in", 0)).len(), acked);
+}
+
+fn small_memory() -> Arc<Embedded> {
+    let options = Options {
+        memory_bytes: 64 << 20,
+        ..Options::default()
+    };
+    Embedded::memory(options).expect("memory")
+}
+
+async fn fill(engine: &Embedded, topic: &str) -> u64 {
+    let mut acked = 0;
+    loop {
+        match append(engine, topic, 0, &[7; 50_000]).await {
+            Ok(_) => acked += 1,
+            Err(error) => {
+                assert_eq!(error.code_str(), Some(codes::DISK_FULL), "{error:?}");
+                return acked;
+            }
+        }
+        assert!(acked < 10_000, "the disk never fills up");
+    }
+}
+
+/// The only space that `memory:` can get back is what is deleted.
+#[test]
+fn full_memory_goes_on_after_a_delete() {
+    let engine = small_memory();
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        declare(&engine, "other", 1).await;
+        for round in 0..3 {
+            let acked = fill(&engine, "in").await;
+            assert!(acked > 100, "round {round}: {acked} messages in 64 MiB");
+            assert_eq!(read_all(&engine, "in", 0).await.len() as u64, acked);
+            let refused = append(&engine, "other", 0, b"x").await.expect_err("full");
+            assert_eq!(refused.kind(), Kind::Busy);
+            let mut health = engine.health();
+            events(&engine)
+                .delete(name("in"))
+                .await
+                .expect("a delete is carried out on a full disk");
+            let up = health.wait_for(|health| *health == Health::Up).await;
+            drop(up.expect("space comes back without a restart"));
+            append(&engine, "other", 0, b"x")
+                .await
+                .expect("sends resume");
+            declare(&engine, "in", 1).await;
+        }
+        assert_eq!(read_all(&engine, "other", 0).await.len(), 3);
+    });
+}
+
+/// So does retention, without anybody's doing.
+#[test]
+fn full_memory_goes_on_after_retention() {
+    let options = Options {
+        memory_bytes: 64 << 20,
+        retention_every: Duration::from_millis(10),
+        ..Options::default()
+    };
+    let engine = Embedded::memory(options).expect("memory");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        fill(&engine, "in").await;
+        let mut health = engine.health();
+        let change = TopicChange {
+            retention: Some(Retention {
+                bytes: Some(1 << 20),
+                age: None,
+            }),
+            ..TopicChange::default()
+        };
+        events(&engine)
+            .alter(name("in"), change)
+            .await
+            .expect("retention can be set on a full disk");
+        let up = health.wait_for(|health| *health == Health::Up).await;
+        drop(up.expect("space comes back without a restart"));
+        append(&engine, "in", 0, b"x").await.expect("sends resume");
+    });
+}
+
+/// What the reserve does not hold is refused, and the last of it is there for a delete.
+#[test]
+fn a_reserve_that_is_used_up_still_holds_a_delete() {
+    let engine = small_memory();
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        fill(&engine, "in").await;
+        let spec = GroupSpec::new(name("group"), name("in"));
+        let mut consumer = events(&engine).join(spec).await.expect("a member");
+        let reason: Arc<str> = "x".repeat(1 << 20).into();
+        let refused = loop {
+            let receipt = next_receipt(&mut consumer).await;
+            let verdict = Verdict::Retry {
+                after: Duration::ZERO,
+                reason: reason.clone(),
+                counts: false,
+            };
+            let unit = Unit::settle(receipt, verdict);
+            match engine.commit(vec![unit]).await.remove(0) {
+                Outcome::Applied(_) => {}
+                Outcome::NotApplied(_, error) => break error,
+                other => panic!("{other:?}"),
+            }
+        };
+        assert_eq!(refused.code_str(), Some(codes::DISK_FULL), "{refused:?}");
+        let mut health = engine.health();
+        let deleted = events(&engine).delete(name("in")).await;
+        deleted.expect("a delete is carried out");
+        let up = health.wait_for(|health| *health == Health::Up).await;
+        drop(up.expect("space comes back without a restart"));
+        declare(&engine, "in", 1).await;
+        append(&engine, "in", 0, b"x").await.expect("sends resume");
+    });
+}
+
+#[test]
+fn too_little_memory_is_refused() {
+    let options = Options {
+        memory_bytes: 8 << 20,
+        ..Options::default()
+    };
+    let error = Embedded::memory(options).expect_err("less than the reserve");
+    assert_eq!(error.kind(), Kind::Config, "{error:?}");
+    assert!(error.advice().is_some());
 }

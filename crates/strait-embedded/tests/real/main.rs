@@ -5,10 +5,12 @@
 
 mod bad_input;
 mod bounds;
+mod by_key;
 mod full_disk;
 mod idle;
 mod kill;
 mod poison;
+mod read_only;
 mod retention;
 mod support;
 mod trace;

@@ -788,7 +788,8 @@ impl World {
         if !self.engine().is_checkpointing() {
             self.engine().keep();
             self.turn();
-            self.short = self.down || self.disk.sim.is_dead();
+            // A fault that was planned may have kept it from finding the space.
+            self.short = self.down || self.disk.sim.is_dead() || !self.engine().has_room();
         }
     }
 

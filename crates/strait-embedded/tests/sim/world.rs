@@ -177,7 +177,7 @@ impl World {
         if self.disk.begin_turn() && !self.engine().is_checkpointing() {
             // Space came back: the housekeeper finds it, and sends are taken again.
             self.engine().keep();
-            self.short = false;
+            self.short = !self.engine().has_room();
         }
         // What counts is the space that there is, whoever limited it and whenever.
         let free = strait_embedded::disk::Disk::free_bytes(&self.disk.sim);
