@@ -405,6 +405,43 @@ fn verify_names_file_and_place_of_a_flipped_byte() {
     assert!(fault["offset"].as_u64().unwrap() <= at as u64, "{fault}");
 }
 
+/// What is in front of the damage is printed, and what is missing is said.
+#[test]
+fn a_damaged_directory_is_read_up_to_the_damage() {
+    let dir = Dir::new();
+    for text in ["first of all\n", "second of all\n", "third of all\n"] {
+        assert_eq!(dir.run(&["produce", "t"], text.as_bytes()).code, 0);
+    }
+    let (file, at) = find_in_files(&dir.data(), b"second of all");
+    let mut bytes = std::fs::read(&file).unwrap();
+    bytes[at] ^= 1;
+    std::fs::write(&file, &bytes).unwrap();
+
+    let refused = dir.run(&["consume", "t", "-e"], b"");
+    assert_ne!(refused.code, 0);
+    assert!(
+        refused.stderr.contains("read_only=true"),
+        "the error names the next step: {}",
+        refused.stderr
+    );
+
+    let url = format!("file:{}?read_only=true", dir.data().display());
+    let read = dir.run(&["--url", &url, "consume", "t", "-e"], b"");
+    assert_eq!(read.code, 0, "{}", read.stderr);
+    let values: Vec<_> = read.json().iter().map(|m| m["value"].clone()).collect();
+    assert_eq!(values, ["first of all"]);
+    let name = file.file_name().unwrap().to_str().unwrap();
+    assert!(
+        read.stderr.contains(name) && read.stderr.contains("left out"),
+        "{}",
+        read.stderr
+    );
+    let refused = dir.run(&["--url", &url, "produce", "t"], b"x\n");
+    assert_ne!(refused.code, 0);
+    assert!(refused.stderr.contains("read-only"), "{}", refused.stderr);
+    assert!(std::fs::read(&file).unwrap() == bytes, "it was only read");
+}
+
 #[test]
 fn the_demo_survives_kill_9_and_ends_on_ctrl_c() {
     let dir = Dir::new();

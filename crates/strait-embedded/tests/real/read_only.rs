@@ -183,3 +183,38 @@ fn what_is_no_directory_of_strait_is_not_made_one() {
     let refused = Embedded::memory(options).expect_err("there is nothing to look at");
     assert_eq!(refused.kind(), Kind::Config);
 }
+
+#[test]
+fn verify_names_all_damage_and_changes_nothing() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("data");
+    filled(&dir);
+    let clean = strait_embedded::verify(&dir).expect("it can be read");
+    assert_eq!(clean.damage, []);
+    assert!(clean.segments > 2 && clean.groups > MESSAGES && clean.indexes > 1);
+    let (file, at) = flip(&dir, 20);
+    let index = content(&dir);
+    let index = index.keys().find(|name| name.starts_with("ext-"));
+    let index = index.expect("an index").clone();
+    let mut bytes = std::fs::read(dir.join(&index)).expect("a file");
+    bytes[60] ^= 1;
+    std::fs::write(dir.join(&index), bytes).expect("written");
+
+    let before = content(&dir);
+    let report = strait_embedded::verify(&dir).expect("it can be read");
+    let found: Vec<_> = report
+        .damage
+        .iter()
+        .map(|damage| damage.file.clone().expect("a file"))
+        .collect();
+    assert_eq!(found, [file, index]);
+    let offset = report.damage[0].offset.expect("a place");
+    assert!(offset <= at && at < offset + 52_000, "{offset}, {at}");
+    assert!(content(&dir) == before, "a byte of the directory changed");
+
+    let owner = tempfile::tempdir().expect("a directory");
+    let engine = open(owner.path()).expect("an empty directory");
+    let refused = strait_embedded::verify(owner.path()).expect_err("an owner writes to it");
+    assert!(refused.is(codes::LOCKED), "{refused:?}");
+    drop(engine);
+}
