@@ -1,5 +1,6 @@
 //! A full disk: sends are refused, the rest goes on, and sends resume by themselves.
 
+use std::future::Future;
 use std::path::Path;
 use std::process::Command;
 use std::sync::Arc;
@@ -158,6 +159,13 @@ fn a_full_disk_is_closed_and_opened_again() {
     assert_eq!(block_on(read_all(&engine, "in", 0)).len(), acked);
 }
 
+/// A full disk that nobody frees is waited for without end: then the test fails instead.
+fn in_time(test: impl Future<Output = ()>) {
+    let limit = Duration::from_secs(120);
+    let ended = block_on(async { tokio::time::timeout(limit, test).await });
+    ended.expect("nothing waits for space that cannot come");
+}
+
 fn small_memory() -> Arc<Embedded> {
     let options = Options {
         memory_bytes: 64 << 20,
@@ -184,7 +192,7 @@ async fn fill(engine: &Embedded, topic: &str) -> u64 {
 #[test]
 fn full_memory_goes_on_after_a_delete() {
     let engine = small_memory();
-    block_on(async {
+    in_time(async {
         declare(&engine, "in", 1).await;
         declare(&engine, "other", 1).await;
         for round in 0..3 {
@@ -218,7 +226,7 @@ fn full_memory_goes_on_after_retention() {
         ..Options::default()
     };
     let engine = Embedded::memory(options).expect("memory");
-    block_on(async {
+    in_time(async {
         declare(&engine, "in", 1).await;
         fill(&engine, "in").await;
         let mut health = engine.health();
@@ -243,7 +251,7 @@ fn full_memory_goes_on_after_retention() {
 #[test]
 fn a_reserve_that_is_used_up_still_holds_a_delete() {
     let engine = small_memory();
-    block_on(async {
+    in_time(async {
         declare(&engine, "in", 1).await;
         fill(&engine, "in").await;
         let spec = GroupSpec::new(name("group"), name("in"));
