@@ -8,7 +8,8 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rapidhash::RapidHashMap;
 use strait_core::{
-    Error, Fut, Kind, Once, OnceEnd, Outcome, Outgoing, Position, Receipt, Unit, Verdict, codes,
+    Engine, Error, Fut, Kind, Once, OnceEnd, Outcome, Outgoing, Position, Receipt, Unit, Verdict,
+    codes,
 };
 
 use super::{ConsumerCx, ShardLeases};
@@ -48,6 +49,8 @@ pub(crate) struct Settled {
     pub(crate) parked: Vec<(u64, Position)>,
     /// Messages that come again although it was not wished: later ones of their keys go back until they do.
     pub(crate) again: Vec<(u64, Position)>,
+    /// Of these, what the engine is told only now.
+    pub(crate) unsaid: Vec<(u64, Position)>,
     /// The engine takes nothing more.
     pub(crate) fatal: Option<Error>,
 }
@@ -299,16 +302,18 @@ impl Settler {
         }));
     }
 
-    /// Commits the messages of a unit that was refused each on its own, in order, up to the first that fails.
+    /// Commits the messages of a unit that was refused each on its own, in order, up to the first that fails. It counts as
+    /// refused, for each of them may have to wait.
     fn commit_one_by_one(&mut self, unit: Unit, ticket: Ticket) {
         let (engine, leases) = (self.consumer.engine.clone(), self.leases.clone());
+        self.refused += 1;
         self.commits.push(Box::pin(async move {
             let mut rest = split(unit, &ticket).into_iter();
             let mut tried = Vec::new();
             for (ticket, unit) in rest.by_ref() {
-                leases.remove(fences(&unit));
-                let outcome = engine.commit(vec![unit]).await.pop();
-                let Some(outcome) = outcome else { break };
+                let Some(outcome) = insist(&*engine, &leases, unit).await else {
+                    break;
+                };
                 let failed = !matches!(outcome, Outcome::Applied(_) | Outcome::Seen(_));
                 tried.push((ticket, outcome));
                 if failed {
@@ -318,7 +323,7 @@ impl Settler {
             Finished {
                 tried,
                 rest: rest.collect(),
-                again: false,
+                again: true,
             }
         }));
     }
@@ -419,7 +424,7 @@ impl Settler {
             return;
         }
         self.over(&ticket, settled);
-        come_again(&ticket, settled);
+        settled.unsaid.extend(keyed(&ticket));
         self.effects_refused(unit, ticket.parts.first(), &error);
     }
 
@@ -466,10 +471,31 @@ impl Settler {
 }
 
 fn come_again(ticket: &Ticket, settled: &mut Settled) {
+    settled.again.extend(keyed(ticket));
+}
+
+/// The messages of a unit that have a key.
+fn keyed(ticket: &Ticket) -> impl Iterator<Item = (u64, Position)> {
     let parts = ticket.parts.iter();
-    settled
-        .again
-        .extend(parts.filter_map(|part| Some((part.key?, part.position))));
+    parts.filter_map(|part| Some((part.key?, part.position)))
+}
+
+/// Commits a unit, again and again while it is refused for now: those behind it must not pass.
+async fn insist(engine: &dyn Engine, leases: &ShardLeases, mut unit: Unit) -> Option<Outcome> {
+    let mut pause = PAUSE;
+    loop {
+        leases.remove(fences(&unit));
+        match engine.commit(vec![unit]).await.pop()? {
+            Outcome::NotApplied(refused, error) if error.may_retry() => {
+                fences(&refused).for_each(|fence| leases.add(fence));
+                tracing::warn!(?error, ?pause, "a commit was refused for now");
+                unit = refused;
+            }
+            outcome => return Some(outcome),
+        }
+        tokio::time::sleep(pause).await;
+        pause = LONGEST_PAUSE.min(pause * 2);
+    }
 }
 
 fn fences(unit: &Unit) -> impl Iterator<Item = strait_core::Fence> {

@@ -469,6 +469,10 @@ where
         for (key, position) in settled.again {
             self.keys.block(key, position, false);
         }
+        // After those behind them that come again, too.
+        for (key, position) in settled.unsaid {
+            self.keys.block(key, position, true);
+        }
         for key in settled.freed {
             let next = self.keys.committed(key);
             self.make_ready(next);

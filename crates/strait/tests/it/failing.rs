@@ -4,12 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use strait::core::{Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
 use strait::{
-    Attempt, Backoff, Error, Failure, Handled, Kind, Meta, OrFail, Out, Raw, Result, State, Strait,
-    Topic, Undecodable, codes, secs,
+    Attempt, Backoff, Error, Failure, Handled, Kind, Meta, OrFail, Out, Raw, State, Topic,
+    Undecodable, codes, secs,
 };
-use tokio::sync::watch;
 
 use crate::support::*;
 
@@ -349,51 +347,6 @@ fn failures_say_what_they_are() {
     assert_eq!(format!("{failure:?}"), "Failure(dead: no)");
 }
 
-/// The engine, on a disk that takes no messages for now.
-#[derive(Debug)]
-struct Full {
-    engine: Arc<dyn Engine>,
-    is_full: AtomicBool,
-}
-
-impl Engine for Full {
-    fn id(&self) -> EngineId {
-        self.engine.id()
-    }
-    fn lanes(&self) -> Lanes {
-        self.engine.lanes()
-    }
-    fn health(&self) -> watch::Receiver<Health> {
-        self.engine.health()
-    }
-    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
-        self.engine.claim(claim)
-    }
-    fn close(&self, grace: Duration) -> Fut<()> {
-        self.engine.close(grace)
-    }
-    fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
-        let is_full = self.is_full.load(Ordering::SeqCst);
-        let refuse = |unit: &Unit| is_full && !unit.send.is_empty();
-        let engine = self.engine.clone();
-        let one_by_one = units.into_iter().map(move |unit| -> Fut<Vec<Outcome>> {
-            if refuse(&unit) {
-                let error = Error::new(Kind::Busy, "the disk is full").code(codes::DISK_FULL);
-                return Box::pin(async { vec![Outcome::NotApplied(unit, error)] });
-            }
-            engine.commit(vec![unit])
-        });
-        let started: Vec<_> = one_by_one.collect();
-        Box::pin(async move {
-            let mut outcomes = Vec::new();
-            for each in started {
-                outcomes.extend(each.await);
-            }
-            outcomes
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_holds_effects_back_and_nothing_else() {
     async fn bill(placed: Order, copies: State<Topic<Order>>, out: Out) -> Handled {
@@ -402,11 +355,12 @@ async fn a_full_disk_holds_effects_back_and_nothing_else() {
         }
         Ok(())
     }
-    let full = Arc::new(Full {
-        engine: memory().engine().clone(),
-        is_full: AtomicBool::new(true),
+    let is_full = Arc::new(AtomicBool::new(true));
+    let full = is_full.clone();
+    let strait = refusing(move |unit| {
+        let refused = full.load(Ordering::SeqCst) && !unit.send.is_empty();
+        refused.then(|| Error::new(Kind::Busy, "the disk is full").code(codes::DISK_FULL))
     });
-    let strait = Strait::on(full.clone());
     let orders = orders(&strait, 1).await;
     for number in 0..10 {
         place(&orders, &number.to_string(), [number]).await;
@@ -422,7 +376,7 @@ async fn a_full_disk_holds_effects_back_and_nothing_else() {
         .await
         .unwrap();
     until(&group, |info| info.lag() == 5).await;
-    full.is_full.store(false, Ordering::SeqCst);
+    is_full.store(false, Ordering::SeqCst);
     let info = settled(&group).await;
     app.stop().await.unwrap();
     assert_eq!(info.dead, 0, "nothing failed");

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use futures_util::future::join_all;
 use strait::{
-    Backoff, Batch, Consume, Group, Handled, Idempotency, Meta, Out, Raw, Running, Start, State,
-    Strait, Topic,
+    Backoff, Batch, Consume, Error, Group, Handled, Idempotency, Kind, Meta, Out, Raw, Running,
+    Start, State, Strait, Topic,
 };
 use tokio::sync::Semaphore;
 
@@ -152,9 +152,13 @@ async fn copying(placed: Order, copies: State<Topic<Order>>, out: Out) -> Handle
 }
 
 /// Effects of members of which some stop and some die while others come.
-async fn effects_leave_once(members: usize, changes: usize, concurrency: Option<usize>) {
+async fn effects_leave_once(
+    strait: Strait,
+    members: usize,
+    changes: usize,
+    concurrency: Option<usize>,
+) {
     const EACH: u64 = 50;
-    let strait = memory();
     let orders = orders(&strait, 4).await;
     let copies = strait.events().topic::<Order>("copies").partitions(4).await;
     let copies = copies.unwrap();
@@ -206,15 +210,27 @@ async fn effects_leave_once(members: usize, changes: usize, concurrency: Option<
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn effects_leave_once_and_in_order() {
-    effects_leave_once(1, 0, None).await;
-    effects_leave_once(1, 0, Some(16)).await;
+    effects_leave_once(memory(), 1, 0, None).await;
+    effects_leave_once(memory(), 1, 0, Some(16)).await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn effects_leave_once_and_in_order_whoever_dies() {
-    effects_leave_once(1, 6, None).await;
-    effects_leave_once(1, 6, Some(16)).await;
-    effects_leave_once(3, 6, Some(8)).await;
+    effects_leave_once(memory(), 1, 6, None).await;
+    effects_leave_once(memory(), 1, 6, Some(16)).await;
+    effects_leave_once(memory(), 3, 6, Some(8)).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn effects_leave_once_and_in_order_whatever_is_refused() {
+    for concurrency in [None, Some(16)] {
+        let strait = refusing(|unit| match fastrand::u8(..) {
+            0..20 if !unit.send.is_empty() => Some(Error::new(Kind::Busy, "not now")),
+            20..30 if !unit.send.is_empty() => Some(Error::new(Kind::Rejected, "never")),
+            _ => None,
+        });
+        effects_leave_once(strait, 1, 0, concurrency).await;
+    }
 }
 
 /// Per id: handlings that run, and those that ended well.

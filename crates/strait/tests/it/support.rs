@@ -4,10 +4,12 @@ use std::fmt::Debug;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use strait::core::events::GroupInfo;
-use strait::{Group, Message, Strait, Topic};
-use tokio::sync::Notify;
+use strait::core::{Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
+use strait::{Error, Group, Message, Result, Strait, Topic};
+use tokio::sync::{Notify, watch};
 
 /// Long enough for a loaded machine; reached only by a failing test.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +49,56 @@ pub(crate) async fn place(
 ) {
     for number in numbers {
         orders.append(&order(customer, number)).await.unwrap();
+    }
+}
+
+/// An engine that refuses some units.
+struct Refusing<R> {
+    engine: Arc<dyn Engine>,
+    refuse: R,
+}
+
+/// An engine in memory that refuses the units for which `refuse` gives an error.
+pub(crate) fn refusing<R>(refuse: R) -> Strait
+where
+    R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static,
+{
+    let engine = memory().engine().clone();
+    Strait::on(Arc::new(Refusing { engine, refuse }))
+}
+
+impl<R> Debug for Refusing<R> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "Refusing({:?})", self.engine)
+    }
+}
+
+impl<R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static> Engine for Refusing<R> {
+    fn id(&self) -> EngineId {
+        self.engine.id()
+    }
+    fn lanes(&self) -> Lanes {
+        self.engine.lanes()
+    }
+    fn health(&self) -> watch::Receiver<Health> {
+        self.engine.health()
+    }
+    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
+        self.engine.claim(claim)
+    }
+    fn close(&self, grace: Duration) -> Fut<()> {
+        self.engine.close(grace)
+    }
+    fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
+        let one_by_one = units.into_iter().map(|unit| -> Fut<Vec<Outcome>> {
+            match (self.refuse)(&unit) {
+                Some(error) => Box::pin(async { vec![Outcome::NotApplied(unit, error)] }),
+                None => self.engine.commit(vec![unit]),
+            }
+        });
+        // All of them begin before the first has ended: what is committed later comes behind them.
+        let all = join_all(one_by_one.collect::<Vec<_>>());
+        Box::pin(async { all.await.into_iter().flatten().collect() })
     }
 }
 
