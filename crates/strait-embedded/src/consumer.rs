@@ -105,7 +105,7 @@ impl Home {
         let mut state = self.shared.state.lock();
         let group = state.groups.get_mut(&self.group());
         if let Some(shard) = group.and_then(|group| group.shards.get_mut(shard as usize)) {
-            shard.set_settling(offset);
+            shard.set_settling(offset, 0);
         }
     }
 }
@@ -393,7 +393,7 @@ impl Member {
             match shard {
                 Some(shard) if self.home.key_order && shard.is_blocked(key, offset) => {
                     // Dealt with: what follows it in its run is not overtaken by it.
-                    shard.set_settling(offset);
+                    shard.set_settling(offset, key);
                     drop(state);
                     self.home.park_behind(&delivery.message, delivery.receipt);
                 }

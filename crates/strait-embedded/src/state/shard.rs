@@ -39,6 +39,9 @@ pub(crate) struct Shard {
     pub(crate) returned: RangeSet,
     /// What is out, by first offset. Not durable.
     leases: BTreeMap<u64, Lease>,
+    /// By the hash of their key, the offsets that are about to be parked. Not durable; one that is no longer leased so is
+    /// over.
+    settling: HashMap<u64, BTreeSet<u64>>,
 }
 
 /// A message that waits for its next attempt.
@@ -121,19 +124,21 @@ impl Shard {
             .and_then(|parked| parked.reason.clone())
     }
 
-    /// True while a message of this key is parked before `offset`: it must wait.
+    /// True while a message of this key is parked, or about to be, before `offset`: it must wait.
     pub(crate) fn is_blocked(&self, key: u64, offset: u64) -> bool {
+        let before = |offsets: &BTreeSet<u64>| offsets.first().is_some_and(|first| *first < offset);
+        let settling = |offset: &u64| self.lease_of(*offset).is_some_and(|lease| lease.settling);
         key != 0
-            && self
-                .keys
-                .get(&key)
-                .and_then(|offsets| offsets.first())
-                .is_some_and(|first| *first < offset)
+            && (self.keys.get(&key).is_some_and(before)
+                || self
+                    .settling
+                    .get(&key)
+                    .is_some_and(|offsets| offsets.range(..offset).any(settling)))
     }
 
-    /// True while any key waits for a parked message.
+    /// True while any key may wait for a parked message.
     pub(crate) fn any_key_parked(&self) -> bool {
-        !self.keys.is_empty()
+        !self.keys.is_empty() || !self.settling.is_empty()
     }
 
     /// True when a parked message may go out at `now`.
@@ -259,6 +264,12 @@ impl Shard {
         self.attempts.remove(&offset);
         self.returned.remove(offset, offset + 1);
         let key = parked.key;
+        if let Some(settling) = self.settling.get_mut(&key) {
+            settling.remove(&offset);
+            if settling.is_empty() {
+                self.settling.remove(&key);
+            }
+        }
         self.parked.insert(offset, parked);
         if key != 0 {
             let waiting = self.keys.entry(key).or_default();
@@ -349,6 +360,9 @@ impl Shard {
                 self.leases.insert(end, lease);
             }
         }
+        if self.leases.is_empty() {
+            self.settling.clear();
+        }
     }
 
     pub(crate) fn extend(&mut self, first: u64, count: u32, deadline: Duration) {
@@ -389,11 +403,15 @@ impl Shard {
         );
     }
 
-    /// The engine settles this message by itself.
-    pub(crate) fn set_settling(&mut self, offset: u64) {
+    /// The engine settles this message by itself. With the hash of its `key`, later ones of the key wait as if it was
+    /// parked already; 0 lets them go on.
+    pub(crate) fn set_settling(&mut self, offset: u64, key: u64) {
         let Some(lease) = self.lease_of(offset) else {
             return;
         };
+        if key != 0 {
+            self.settling.entry(key).or_default().insert(offset);
+        }
         self.unlease(offset, 1);
         let end = offset + 1;
         self.leases.insert(
@@ -518,6 +536,7 @@ impl Shard {
     /// After replay: nothing is out any more. `now` bounds waits that a clock set back made long.
     pub(crate) fn recovered(&mut self, now: i64) {
         self.leases.clear();
+        self.settling.clear();
         self.due.clear();
         let offsets: Vec<u64> = self.parked.keys().copied().collect();
         for offset in offsets {

@@ -49,6 +49,39 @@ fn only_the_first_of_a_key_is_due() {
 }
 
 #[test]
+fn what_is_about_to_be_parked_is_not_overtaken_by_its_key() {
+    let mut shard = shard(4);
+    let unlease_and_park = |shard: &mut Shard, offset| {
+        shard.unlease(offset, 1);
+        park(shard, offset, 7, 0);
+    };
+    let lease = Lease {
+        end: 4,
+        grant: 1,
+        consumer: 1,
+        deadline: Duration::ZERO,
+        delivered: false,
+        settling: false,
+    };
+    shard.lease(0, lease);
+    unlease_and_park(&mut shard, 0);
+    // 1 was to wait for 0, which is settled before 1 is parked: 2 and 3 still wait.
+    shard.set_settling(1, 7);
+    shard.settle(0, 1);
+    assert!(shard.any_key_parked());
+    assert!(shard.is_blocked(7, 2) && !shard.is_blocked(7, 1) && !shard.is_blocked(8, 2));
+    unlease_and_park(&mut shard, 1);
+    assert!(shard.is_blocked(7, 2));
+    shard.settle(1, 1);
+    assert!(!shard.is_blocked(7, 2) && !shard.any_key_parked());
+    // Its lease was lost: it comes back, and nothing is about to be parked.
+    shard.set_settling(2, 7);
+    assert!(shard.is_blocked(7, 3));
+    shard.take_back(|_| true);
+    assert!(!shard.is_blocked(7, 3));
+}
+
+#[test]
 fn a_cut_receipt_is_valid_piece_by_piece_and_only_once() {
     let mut shard = shard(10);
     let lease = Lease {
