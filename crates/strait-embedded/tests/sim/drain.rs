@@ -2,13 +2,15 @@
 //! woken.
 
 use crate::consume::Out;
-use crate::model::{State, Verdict};
+use crate::model::{State, Ticket, Verdict};
 use crate::trace::note;
 use crate::world::World;
 
 /// More time than any message waits, in steps.
 const STEPS: u64 = 40;
 const STEP_MS: u64 = 4_000;
+/// Steps after which whatever was parked is due: the longest wait of a run is a minute.
+const ALL_DUE: u64 = 60_000 / STEP_MS + 1;
 
 impl World {
     /// Opens once more, settles everything, and looks at what is left.
@@ -50,7 +52,8 @@ impl World {
                 waited = 0;
                 continue;
             }
-            if self.all_settled() {
+            // A message of which nobody knows whether it is settled may wait for its next attempt.
+            if self.all_settled() && (waited >= ALL_DUE || !self.any_unsure()) {
                 return;
             }
             assert!(
@@ -113,15 +116,28 @@ impl World {
         self.unsettled().is_empty()
     }
 
+    fn any_unsure(&self) -> bool {
+        let groups = self.groups.iter().filter(|group| group.exists);
+        groups
+            .flat_map(|group| &group.shards)
+            .flat_map(|shard| shard.msgs.values())
+            .any(|msg| matches!(msg.state, State::Unsure(_)))
+    }
+
     /// What must still come: group, shard, offset.
     fn unsettled(&self) -> Vec<(&'static str, usize, u64)> {
         let mut left = Vec::new();
-        for group in self.groups.iter().filter(|group| group.exists) {
+        for (at, group) in self.groups.iter().enumerate() {
+            if !group.exists {
+                continue;
+            }
             let parts = &self.topics[group.topic].parts;
             for (index, (shard, part)) in group.shards.iter().zip(parts).enumerate() {
                 let fresh = shard.low.max(part.start)..part.end();
-                let waits = |offset: &u64| {
-                    !matches!(shard.state(*offset), State::Settled | State::Unsure(_))
+                let waits = |offset: &u64| match shard.state(*offset) {
+                    State::Settled => false,
+                    State::Unsure(unit) => self.comes_again(unit, (at, index as u32), *offset),
+                    _ => true,
                 };
                 let known = shard
                     .msgs
@@ -137,6 +153,18 @@ impl World {
             }
         }
         left
+    }
+
+    /// True when a unit of which nobody knows whether it happened retries the message or gives it up. Either way it comes
+    /// once more, or is found among the dead letters; only one that was done may never be heard of again.
+    fn comes_again(&self, unit: u64, (group, shard): (usize, u32), offset: u64) -> bool {
+        let covers = |ticket: &Ticket| {
+            (ticket.group, ticket.shard) == (group, shard) && ticket.offsets().contains(&offset)
+        };
+        let unit = self.maybe.units.iter().find(|other| other.id == unit);
+        unit.into_iter()
+            .flat_map(|unit| &unit.settle)
+            .any(|(ticket, verdict)| covers(ticket) && *verdict != Verdict::Done)
     }
 
     /// Nothing is left to do: the lag is 0, and what was unsure had happened.
