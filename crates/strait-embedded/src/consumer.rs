@@ -70,14 +70,14 @@ impl Home {
         });
     }
 
-    /// The message waits for an earlier one of its key; its grant does not count.
-    fn park_behind(&self, message: &Message, receipt: Receipt) {
-        let reason = "".into();
+    /// The message waits for an earlier one of its key; its grant does not count, and its last failure stays known.
+    fn park_behind(&self, delivery: Delivery) {
         let verdict = Verdict::Retry {
             after: Duration::ZERO,
-            reason,
+            reason: delivery.last_error.unwrap_or_default(),
             counts: false,
         };
+        let (message, receipt) = (&delivery.message, delivery.receipt);
         self.settle(Prepared::of_one(receipt, verdict, message, None));
     }
 
@@ -395,7 +395,7 @@ impl Member {
                     // Dealt with: what follows it in its run is not overtaken by it.
                     shard.set_settling(offset, key);
                     drop(state);
-                    self.home.park_behind(&delivery.message, delivery.receipt);
+                    self.home.park_behind(delivery);
                 }
                 Some(shard) if !(self.home.key_order && shard.is_overtaken(offset)) => {
                     shard.deliver(offset, 1);

@@ -9,6 +9,7 @@ mod by_key;
 mod full_disk;
 mod idle;
 mod kill;
+mod order;
 mod poison;
 mod read_only;
 mod retention;
