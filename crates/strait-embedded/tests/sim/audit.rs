@@ -482,7 +482,7 @@ impl World {
                 let topic = &self.topics[send.topic];
                 // A batch that was sent again is new when its id was forgotten.
                 let known = topic.ids.get(&send.id);
-                let over = known.is_none_or(|known| known.time + topic.window <= latest);
+                let over = known.is_none_or(|known| known.time.0 + topic.window <= latest);
                 let there = send.recs.iter().any(|rec| found.contains_key(&rec.serial));
                 topic.alive && topic.life == send.life && (!send.again || over && there)
             })
@@ -522,7 +522,7 @@ impl World {
                 "{} is at {places:?}",
                 describe(send)
             );
-            if let Err(fault) = self.topics[topic].put(send, first, send.at) {
+            if let Err(fault) = self.topics[topic].put(send, first, (send.at, send.lost_at)) {
                 panic!("{fault}");
             }
         }

@@ -48,6 +48,8 @@ pub(crate) struct Send {
     pub(crate) order: u64,
     /// When it was made, on the engine's wall clock.
     pub(crate) at: i64,
+    /// When it came out that its outcome is not known.
+    pub(crate) lost_at: i64,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,12 +99,12 @@ impl Part {
     }
 }
 
-/// Where an id was stored, and when.
+/// Where an id was stored, and when: between these, as a call whose answer was lost may have waited before it was decided.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Known {
     pub(crate) partition: u32,
     pub(crate) first: u64,
-    pub(crate) time: i64,
+    pub(crate) time: (i64, i64),
 }
 
 #[derive(Debug)]
@@ -140,7 +142,7 @@ impl Topic {
     }
 
     /// Takes a batch in at its position; an error says what is wrong with it.
-    pub(crate) fn put(&mut self, send: &Send, first: u64, now: i64) -> Result<(), String> {
+    pub(crate) fn put(&mut self, send: &Send, first: u64, time: (i64, i64)) -> Result<(), String> {
         let name = self.name;
         let part = self
             .parts
@@ -171,7 +173,7 @@ impl Topic {
             let known = Known {
                 partition: send.partition,
                 first,
-                time: now,
+                time,
             };
             self.ids.insert(send.id, known);
         }

@@ -104,7 +104,7 @@ impl World {
                     self.forbid(&[send]);
                 } else {
                     note!("{what}: unknown");
-                    self.maybe.sends.push(send);
+                    self.unsure_send(send);
                 }
             }
         }
@@ -156,14 +156,14 @@ impl World {
                 "a duplicate is answered with the first position"
             );
             assert!(
-                known.time + topic.window > now,
+                known.time.1 + topic.window > now,
                 "the window of {} is over",
                 describe(send)
             );
             return;
         }
         if let Some(known) = known {
-            let over = known.time + topic.window <= self.latest;
+            let over = known.time.0 + topic.window <= self.latest;
             assert!(
                 over,
                 "{} was appended twice, first at {}",
@@ -184,7 +184,7 @@ impl World {
                 );
             }
         }
-        if let Err(fault) = self.topics[send.topic].put(send, first, now) {
+        if let Err(fault) = self.topics[send.topic].put(send, first, (now, now)) {
             panic!("{fault}");
         }
     }
@@ -362,8 +362,15 @@ impl World {
         }
     }
 
+    fn unsure_send(&mut self, mut send: Send) {
+        send.lost_at = self.wall();
+        self.maybe.sends.push(send);
+    }
+
     /// A unit of which nobody knows whether it happened.
-    pub(crate) fn unsure(&mut self, unit: Unit) {
+    pub(crate) fn unsure(&mut self, mut unit: Unit) {
+        let now = self.wall();
+        unit.send.iter_mut().for_each(|send| send.lost_at = now);
         for (ticket, verdict) in &unit.settle {
             let Some(shard) = self.groups[ticket.group]
                 .shards
@@ -756,7 +763,7 @@ impl World {
     /// What a call may have done when its answer is lost.
     pub(crate) fn unknown(&mut self, what: What) {
         match what {
-            What::Append(send) => self.maybe.sends.push(send),
+            What::Append(send) => self.unsure_send(send),
             What::Commit(units) => units.into_iter().for_each(|unit| self.unsure(unit)),
             What::Claim(claim) => self.maybe_claim(&claim),
             What::Declare(topic) => drop(self.maybe.declared.insert(topic)),

@@ -143,6 +143,7 @@ impl World {
             again: false,
             order,
             at: self.wall(),
+            lost_at: i64::MAX,
         };
         self.maybe_resend(&mut send);
         self.maybe_expect(&mut send, keep_key);
