@@ -94,6 +94,8 @@ pub struct Log {
     active: Ready,
     /// Where the next group starts in the active segment.
     offset: u64,
+    /// Groups and their bytes since the segment was begun or the log opened.
+    filled: (u64, u64),
     written: u64,
     durable: u64,
     /// All sequences up to this one are proven durable by what is in the log, or are a seal.
@@ -156,6 +158,7 @@ impl Log {
             pool: resume.pool,
             active: resume.active,
             offset: resume.offset,
+            filled: (0, 0),
             written: resume.last_seq,
             durable: resume.last_seq,
             proven: resume.proven,
@@ -287,6 +290,7 @@ impl Log {
             len,
         };
         self.offset += len;
+        self.filled = (self.filled.0 + 1, self.filled.1 + len);
         self.written = head.seq;
         self.proven = self.durable;
         Ok(placed)
@@ -312,6 +316,8 @@ impl Log {
         // A group in a later segment always proves the earlier segments whole, so they must be.
         self.sync()?;
         let needed = SEGMENT_HEAD + len;
+        let (groups, bytes) = std::mem::take(&mut self.filled);
+        self.pool.filled(groups, bytes);
         let (ready, in_reserve) = match self.pool.take(needed) {
             Ok(ready) => (ready, false),
             Err(e) if !is_full(&e) => return Err(self.poison(e)),

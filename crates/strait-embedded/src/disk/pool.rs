@@ -18,6 +18,10 @@ use super::segment::{SEGMENT_HEAD, SegmentHeader, segment_name};
 
 /// Open files that are kept for readers at most.
 const OPEN_FILES: usize = 256;
+/// Bytes that are zeroed in one step: an fsync of the log waits for no more of them.
+const ZERO_STEP: u64 = 128 << 10;
+/// Zeroing pays for smaller groups only, on average: it writes a segment twice, and saves an fsync the metadata.
+const ZEROING_PAYS: u64 = 64 << 10;
 
 /// A segment that holds groups or is being written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,12 +60,26 @@ pub(super) struct State {
     /// All of them have ids above `active`.
     pub(super) spares: BTreeMap<u64, Ready>,
     pub(super) reserve: Option<Ready>,
+    /// A spare segment that is still being zeroed.
+    pub(super) zeroing: Option<Zeroing>,
+    /// The segments that are filled now take groups so large that zeroing does not pay.
+    pub(super) large_groups: bool,
     /// Files to recycle: id and length.
     pub(super) freed: Vec<SegmentInfo>,
     /// Files to remove.
     pub(super) trash: Vec<u64>,
     /// Counts the uses of open files.
     pub(super) clock: u64,
+}
+
+/// A segment's file under its temporary name.
+#[derive(Debug, Clone)]
+pub(super) struct Zeroing {
+    file: Arc<dyn File>,
+    id: u64,
+    len: u64,
+    /// Zeroed and durable up to here.
+    done: u64,
 }
 
 #[derive(Debug, Default)]
@@ -102,7 +120,7 @@ impl Pool {
     }
 
     /// Does one step of what is wanted: removes freed files that are not kept, then prepares the reserve or one spare
-    /// segment (durable, name included). Takes as long as zeroing a segment takes; never blocks the writer meanwhile.
+    /// segment (durable, name included), or zeroes the next part of one. Never blocks the writer meanwhile.
     ///
     /// # Errors
     /// Those of the disk. A full disk (see [`is_full`]) is one of them: try again later.
@@ -214,11 +232,7 @@ impl Pool {
         };
         if wants_reserve {
             self.make_reserve()?;
-        } else if wants_spare {
-            let ready = match self.pop_freed(target) {
-                Some(freed) => self.recycle(freed)?,
-                None => self.make(target, self.options.zeroed)?,
-            };
+        } else if wants_spare && let Some(ready) = self.prepare_spare(target)? {
             let mut state = self.state.lock();
             state.spares.insert(ready.header.id, ready);
             let active = state.active;
@@ -226,6 +240,49 @@ impl Pool {
             self.demote_before(&mut state, active);
         }
         Ok(())
+    }
+
+    /// One step towards a spare segment; `None` when there are more to take.
+    fn prepare_spare(&self, target: u64) -> io::Result<Option<Ready>> {
+        let (zeroing, large_groups) = {
+            let mut state = self.state.lock();
+            (state.zeroing.take(), state.large_groups)
+        };
+        if let Some(zeroing) = zeroing {
+            return self.zero_next(zeroing);
+        }
+        if let Some(freed) = self.pop_freed(target) {
+            return self.recycle(freed).map(Some);
+        }
+        if large_groups || !self.options.zeroed || !self.has_room() {
+            return self.make(target, false).map(Some);
+        }
+        let zeroing = self.allocate(target)?;
+        self.state.lock().zeroing = Some(zeroing);
+        Ok(None)
+    }
+
+    fn zero_next(&self, mut zeroing: Zeroing) -> io::Result<Option<Ready>> {
+        let Zeroing { id, len, done, .. } = zeroing;
+        let end = (done + ZERO_STEP).min(len);
+        let zeroed = zeroing.file.zero(done..end);
+        let zeroed = zeroed.and_then(|()| zeroing.file.sync_data());
+        self.clean_up_after(zeroed, id)?;
+        // On a full disk it is needed as it is.
+        if end < len && self.has_room() {
+            zeroing.done = end;
+            self.state.lock().zeroing = Some(zeroing);
+            return Ok(None);
+        }
+        let ready = self.clean_up_after(self.put_header(zeroing.file, id, len), id)?;
+        self.publish(ready).map(Some)
+    }
+
+    /// Says what the segments take now: so many groups have so many bytes.
+    pub(super) fn filled(&self, groups: u64, bytes: u64) {
+        if let Some(average) = bytes.checked_div(groups) {
+            self.state.lock().large_groups = average >= ZEROING_PAYS;
+        }
     }
 
     /// Makes the reserve, if need be out of what is kept for recycling. A disk without space for it has no room: what
@@ -421,19 +478,26 @@ impl Pool {
 
     /// Makes the file of a segment under its temporary name, with space and header.
     pub(super) fn begin(&self, len: u64, zeroed: bool) -> io::Result<Ready> {
+        let Zeroing { file, id, len, .. } = self.allocate(len)?;
+        let filled = if zeroed { file.zero(0..len) } else { Ok(()) };
+        let begun = filled.and_then(|()| self.put_header(file, id, len));
+        self.clean_up_after(begun, id)
+    }
+
+    fn allocate(&self, len: u64) -> io::Result<Zeroing> {
         let len = len.next_multiple_of(SEGMENT_HEAD);
         let id = self.new_id(len);
-        let begun = self
-            .disk
-            .open(&tmp_name(id), Open::CreateNew)
-            .and_then(|file| {
-                file.allocate(len)?;
-                if zeroed {
-                    file.zero(0..len)?;
-                }
-                self.put_header(file, id, len)
-            });
-        self.clean_up_after(begun, id)
+        let opened = self.disk.open(&tmp_name(id), Open::CreateNew);
+        let allocated = opened.and_then(|file| {
+            file.allocate(len)?;
+            Ok(Zeroing {
+                file,
+                id,
+                len,
+                done: 0,
+            })
+        });
+        self.clean_up_after(allocated, id)
     }
 
     /// Gives a freed file a new id and salt. No zeroing: what is in it bears an old salt.
