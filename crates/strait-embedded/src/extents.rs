@@ -4,6 +4,7 @@
 //! memory; those of a finished segment move to the segment's index file, and the stream keeps one [`Span`] for it.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 
 use crate::codec::{Decoded, Malformed, Reader, put_i64, put_u64};
 
@@ -194,18 +195,21 @@ impl Stream {
         self.visible = self.visible.max(self.start);
     }
 
+    /// Where its batches of `segment` are in `recent`. The log goes from segment to segment upwards.
+    fn range_of(&self, segment: u64) -> Range<usize> {
+        let start = self.recent.partition_point(|e| e.segment < segment);
+        start..self.recent.partition_point(|e| e.segment <= segment)
+    }
+
     /// The batches that it has in `segment` and that have no index yet.
     pub(crate) fn in_segment(&self, segment: u64) -> impl Iterator<Item = &Extent> {
-        self.recent
-            .iter()
-            .filter(move |extent| extent.segment == segment)
+        self.recent.range(self.range_of(segment))
     }
 
     /// The index of `segment` is durable: one span takes the place of its extents.
     pub(crate) fn indexed(&mut self, segment: u64) {
-        let here: Vec<Extent> = self.in_segment(segment).copied().collect();
+        let here: Vec<Extent> = self.recent.drain(self.range_of(segment)).collect();
         if let Some(span) = Span::of(&here) {
-            self.recent.retain(|extent| extent.segment != segment);
             let at = self.spans.partition_point(|other| other.first < span.first);
             self.spans.insert(at, span);
         }
@@ -272,6 +276,8 @@ impl Stream {
     /// Segments that it needs.
     pub(crate) fn segments(&self) -> impl Iterator<Item = u64> {
         let spans = self.spans.iter().map(|span| span.segment);
-        spans.chain(self.recent.iter().map(|extent| extent.segment))
+        let after = |extent: &&Extent| self.recent.get(self.range_of(extent.segment).end);
+        let recent = std::iter::successors(self.recent.front(), after);
+        spans.chain(recent.map(|extent| extent.segment))
     }
 }

@@ -4,8 +4,9 @@
 use std::collections::{BTreeMap, HashSet, VecDeque};
 use std::io;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use parking_lot::MutexGuard;
 use strait_core::Health;
 use tokio::sync::oneshot;
 
@@ -16,7 +17,7 @@ use crate::disk::{File, LogPos, Open, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
 use crate::index;
 use crate::shared::Shared;
-use crate::state::section;
+use crate::state::{State, section};
 
 /// How soon a chore that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -25,6 +26,9 @@ const AGAIN: Duration = Duration::from_millis(200);
 const BALLAST: &str = "ballast.tmp";
 /// How long it is, at least; a checkpoint as long as the last one fits too.
 const BALLAST_BYTES: u64 = 1 << 20;
+/// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
+const SHARE: u32 = 3;
+const LONGEST_REST: Duration = Duration::from_millis(50);
 
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
@@ -94,10 +98,12 @@ impl Housekeeper {
         self.shared.chores.lock().pool = false;
         self.try_ballast();
         while self.shared.pool.wanted() && !self.shared.chores.lock().stop {
+            let begun = Instant::now();
             if let Err(error) = self.shared.pool.prepare_one() {
                 self.failed("prepare a segment", &error);
                 break;
             }
+            self.rest(begun.elapsed() * SHARE);
         }
         let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
         if full && self.shared.pool.has_room() {
@@ -146,6 +152,19 @@ impl Housekeeper {
         if let Err(error) = self.keep_ballast() {
             tracing::debug!("no space is kept for the next checkpoint: {error}");
         }
+    }
+
+    /// Leaves the disk to the writer for a while.
+    fn rest(&self, time: Duration) {
+        let until = Instant::now() + time.min(LONGEST_REST);
+        let mut chores = self.shared.chores.lock();
+        while !chores.stop
+            && !self
+                .shared
+                .chore_bell
+                .wait_until(&mut chores, until)
+                .timed_out()
+        {}
     }
 
     fn failed(&mut self, what: &str, error: &io::Error) {
@@ -308,7 +327,7 @@ impl Housekeeper {
         let mut bytes = Vec::new();
         let (sections, listed) = {
             // In one look: what was made up to `listed` and is not among the sections is gone.
-            let state = self.shared.state.lock();
+            let state = self.placed_state()?;
             state.encode_section(section::COUNTERS, 0, &mut bytes);
             (state.sections(), state.applied)
         };
@@ -331,9 +350,8 @@ impl Housekeeper {
         Ok(true)
     }
 
-    /// One section and the sequence that it is of; `None` when its object is gone.
-    fn encode(&self, kind: u16, key: u64, bytes: &mut Vec<u8>) -> io::Result<Option<u64>> {
-        let now = self.shared.clock.now().wall;
+    /// The state between two groups: a group that is being decided, or has no place in the log yet, is in it by half.
+    fn placed_state(&self) -> io::Result<MutexGuard<'_, State>> {
         let mut state = self.shared.state.lock();
         while state.unplaced {
             if self.shared.check_alive().is_err() {
@@ -343,6 +361,13 @@ impl Housekeeper {
                 .placed
                 .wait_for(&mut state, Duration::from_millis(10));
         }
+        Ok(state)
+    }
+
+    /// One section and the sequence that it is of; `None` when its object is gone.
+    fn encode(&self, kind: u16, key: u64, bytes: &mut Vec<u8>) -> io::Result<Option<u64>> {
+        let now = self.shared.clock.now().wall;
+        let mut state = self.placed_state()?;
         state.give_back_memory(kind, key, now);
         Ok(state
             .encode_section(kind, key, bytes)

@@ -1,11 +1,12 @@
 //! What the writer, the housekeeper and the callers share.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use parking_lot::{Condvar, Mutex};
+use rapidhash::RapidHashMap;
 use strait_core::{Clock, Error, Health, Kind, Result, codes};
 use tokio::sync::{Notify, oneshot, watch};
 
@@ -303,7 +304,7 @@ impl EngineClock {
 /// When each group must be looked at next.
 #[derive(Debug, Default)]
 pub(crate) struct Alarms {
-    at: HashMap<GroupId, Duration>,
+    at: RapidHashMap<GroupId, Duration>,
     order: BTreeSet<(Duration, GroupId)>,
 }
 

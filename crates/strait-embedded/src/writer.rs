@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use metrics::{gauge, histogram};
+use parking_lot::MutexGuard;
 use strait_core::Health;
 use strait_core::events::Durability;
 
@@ -159,26 +160,33 @@ impl Writer {
             ..
         } = self;
         let mut state = shared.state.lock();
+        // Nobody takes a checkpoint of half a group.
+        state.unplaced = true;
+        let room = log.has_room();
         let mut turn = Turn::new(&mut state, group, out, seq, now, shared.fingerprint);
-        turn.room = log.has_room();
+        turn.room = room;
         while !out_of_space && let Some(id) = turn.state.alarms.pop(now.monotonic) {
             turn.ring(id);
         }
-        while turn.group.encoded_len() < GROUP_BYTES
+        while group.encoded_len() < GROUP_BYTES
             && let Some((command, size)) = backlog.pop_front()
         {
             bytes += size;
-            let needed = turn.group.encoded_len() + 2 * size as u64 + OPS_BYTES;
+            let needed = group.encoded_len() + 2 * size as u64 + OPS_BYTES;
+            let mut turn = Turn::new(&mut state, group, out, seq, now, shared.fingerprint);
+            turn.room = room;
             match command {
                 command if last_bytes.is_none_or(|left| needed <= left) => turn.decide(command),
                 command if command.frees_space() => turn.decide(command),
                 Command::Fetch(..) => postponed.push(command),
                 command => refused.push(command),
             }
+            // Members and readers that wait for the state go in between.
+            MutexGuard::bump(&mut state);
         }
-        if !group.is_empty() {
+        state.unplaced = !group.is_empty();
+        if state.unplaced {
             state.applied = seq;
-            state.unplaced = true;
         }
         // A receipt that comes back to nobody takes the state.
         drop(state);

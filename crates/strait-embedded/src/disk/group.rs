@@ -27,6 +27,8 @@ pub const RECORD_HEAD: usize = 16;
 /// Length of what the log reads of a body: its length and its checksum.
 pub const BODY_HEAD: usize = 8;
 const GROUP_MAGIC: &[u8; 4] = b"STGR";
+/// Bodies of a record that have so many bytes together are copied into the group: cheaper than a part of a write each.
+const COPIED: u64 = 2048;
 /// The most that a group may have, in bytes. Recovery reads a group whole.
 pub const MAX_GROUP: u64 = 256 << 20;
 
@@ -237,7 +239,7 @@ impl GroupBuf {
         &mut self.arena
     }
 
-    /// Adds a body to the open record, without copying it.
+    /// Adds a body to the open record; a large one is not copied.
     ///
     /// # Errors
     /// [`BadBody`] when its first four bytes are not its length: recovery could not find its end.
@@ -278,7 +280,11 @@ impl GroupBuf {
         let head = self.record_head(ops_start, open.bodies_start, end - at - RECORD_HEAD as u64);
         self.arena[open.arena_start..ops_start].copy_from_slice(&head);
         self.heads.extend_from_slice(&head);
-        if open.bodies_start < self.bodies.len() {
+        if end - bodies_at <= COPIED {
+            for body in self.bodies.drain(open.bodies_start..) {
+                self.arena.extend_from_slice(&body);
+            }
+        } else {
             self.joints.push(Joint {
                 arena_end: self.arena.len(),
                 bodies_end: self.bodies.len(),

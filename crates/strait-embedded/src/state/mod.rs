@@ -3,9 +3,10 @@
 //! Live and in recovery the same [`State::apply`] makes every durable change; what is decided, and what is only in
 //! memory (members, leases), is not in it.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 
 use bytes::Bytes;
+use rapidhash::RapidHashMap;
 use strait_core::Name;
 
 use crate::codec::{Decoded, Malformed, Reader, put_u64};
@@ -27,8 +28,8 @@ use topic::Topic;
 pub(crate) struct State {
     pub(crate) topics: BTreeMap<TopicId, Topic>,
     pub(crate) groups: BTreeMap<GroupId, Group>,
-    topic_names: HashMap<Name, TopicId>,
-    group_names: HashMap<(Name, TopicId), GroupId>,
+    topic_names: RapidHashMap<Name, TopicId>,
+    group_names: RapidHashMap<(Name, TopicId), GroupId>,
     pub(crate) ledger: Vec<Ledger>,
     /// Grows with every opening; part of every receipt.
     pub(crate) incarnation: u64,
@@ -52,8 +53,8 @@ impl Default for State {
         State {
             topics: BTreeMap::new(),
             groups: BTreeMap::new(),
-            topic_names: HashMap::new(),
-            group_names: HashMap::new(),
+            topic_names: RapidHashMap::default(),
+            group_names: RapidHashMap::default(),
             ledger: (0..PARTS).map(|_| Ledger::default()).collect(),
             incarnation: 0,
             next_topic: 1,

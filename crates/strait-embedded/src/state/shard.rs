@@ -10,13 +10,14 @@
 //! Durable are `low`, `done`, `next`, the attempts and the parked messages; a lease is not (its grant is): after a
 //! restart everything below `next` that is neither settled nor parked is *returned*.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::codec::{Decoded, Reader, put_option, put_u64};
 use crate::ops::ParkOp;
 use crate::ranges::RangeSet;
+use rapidhash::RapidHashMap;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
@@ -32,7 +33,7 @@ pub(crate) struct Shard {
     attempts: BTreeMap<u64, u32>,
     pub(crate) parked: BTreeMap<u64, Parked>,
     /// Parked offsets by the hash of their key: only the first of each may go out. Derived.
-    keys: HashMap<u64, BTreeSet<u64>>,
+    keys: RapidHashMap<u64, BTreeSet<u64>>,
     /// Parked offsets that may go out, by the time from which on. Derived; without those that are leased.
     due: BTreeSet<(i64, u64)>,
     /// Granted before, unsettled, not leased, not parked. Derived.
@@ -41,7 +42,7 @@ pub(crate) struct Shard {
     leases: BTreeMap<u64, Lease>,
     /// By the hash of their key, the offsets that are about to be parked. Not durable; one that is no longer leased so is
     /// over.
-    settling: HashMap<u64, BTreeSet<u64>>,
+    settling: RapidHashMap<u64, BTreeSet<u64>>,
 }
 
 /// A message that waits for its next attempt.

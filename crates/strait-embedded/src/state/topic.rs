@@ -1,8 +1,9 @@
 //! Topics: partitions, the dedupe window and the versions of keys.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::VecDeque;
 use std::sync::Arc;
 
+use rapidhash::RapidHashMap;
 use strait_core::Name;
 use tokio::sync::Notify;
 
@@ -17,7 +18,7 @@ pub(crate) struct Topic {
     pub(crate) settings: TopicSettings,
     pub(crate) partitions: Vec<Partition>,
     pub(crate) dedupe: Dedupe,
-    pub(crate) keys: HashMap<u128, KeyHead>,
+    pub(crate) keys: RapidHashMap<u128, KeyHead>,
     /// Sequence of the checkpoint that it came from: older operations are in it.
     pub(crate) stamp: u64,
     /// Groups on it. Derived.
@@ -47,7 +48,7 @@ impl Topic {
             settings,
             partitions: Vec::new(),
             dedupe: Dedupe::default(),
-            keys: HashMap::new(),
+            keys: RapidHashMap::default(),
             stamp,
             groups: Vec::new(),
         };
@@ -94,7 +95,7 @@ impl Topic {
         keys: &[Option<u128>],
         before: impl Fn(u128) -> Option<KeyHead>,
     ) -> Vec<KeyStep> {
-        let mut heads: HashMap<u128, KeyHead> = HashMap::new();
+        let mut heads: RapidHashMap<u128, KeyHead> = RapidHashMap::default();
         let step = |(key, offset): (&Option<u128>, u64)| {
             let Some(key) = *key else {
                 return KeyStep {
@@ -168,7 +169,7 @@ impl Topic {
 /// Ids of the last while and where they were stored.
 #[derive(Debug, Default)]
 pub(crate) struct Dedupe {
-    known: HashMap<u128, Remembered>,
+    known: RapidHashMap<u128, Remembered>,
     /// In the order of time: what is forgotten next stands first.
     order: VecDeque<(i64, u128)>,
 }

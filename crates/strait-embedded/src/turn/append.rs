@@ -1,7 +1,6 @@
 //! Appending.
 
-use std::collections::HashMap;
-
+use rapidhash::RapidHashMap;
 use strait_core::events::{Append, Expected};
 use strait_core::{Attr, Error, Kind, MessageId, Position, Records, Result, Sent, codes};
 
@@ -20,9 +19,9 @@ pub(super) enum Checked {
 /// What the sends of a unit will have changed for those behind them.
 #[derive(Debug, Default)]
 pub(super) struct Ahead {
-    counts: HashMap<(TopicId, u32), u64>,
-    ids: HashMap<(TopicId, u128), (u32, u64)>,
-    keys: HashMap<(TopicId, u128), KeyHead>,
+    counts: RapidHashMap<(TopicId, u32), u64>,
+    ids: RapidHashMap<(TopicId, u128), (u32, u64)>,
+    keys: RapidHashMap<(TopicId, u128), KeyHead>,
 }
 
 impl Ahead {

@@ -193,10 +193,11 @@ impl<'a> Turn<'a> {
             placings: self.out.placings.len(),
         });
         let value = body(self);
+        let ops_end = self.group.ops_mut().len();
         self.group.end_record();
         self.out.records += 1;
         if let Some(open) = self.record.take() {
-            let ops_len = self.group.ops_mut().len() - open.ops_at;
+            let ops_len = ops_end - open.ops_at;
             let bodies = self.group.body_offsets();
             for placing in &mut self.out.placings[open.placings..] {
                 placing.body += open.bodies;
