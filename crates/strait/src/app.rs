@@ -304,6 +304,7 @@ async fn member(
         group: spec.group.clone(),
         engine: consumer.topic.strait().engine().clone(),
         engine_id: consumer.topic.engine().clone(),
+        atomic_effects: lane.caps().atomic_effects.is_there(),
         states: states.clone(),
         options: consumer.options,
         meters: meters.clone(),

@@ -159,6 +159,7 @@ impl Context {
                 message_id: record.id().to_string(),
                 correlation: record.attr(Attr::Correlation).map(str::to_owned),
                 trace: self.trace(),
+                dedupe: !self.consumer.atomic_effects,
             })
         };
         self.out.get_or_init(make).clone()

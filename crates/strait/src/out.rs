@@ -21,8 +21,9 @@ const MAX_EFFECTS: usize = 10_000;
 /// The messages that a handler sends. They leave when it returns `Ok`, in one commit with the end of its message, or with
 /// [`or_dead_with`](crate::OrFail::or_dead_with); when it fails or is tried again, they never existed.
 ///
-/// Each effect's id derives from the consumer, the message and its place among the effects, so that a repeated handling
-/// sends the same ids, and a topic's dedupe window drops what it has.
+/// Each effect's id derives from the consumer, the message and its place among the effects: a repeated handling sends the
+/// same ids. On an engine that cannot commit effects with the end of their message, the topic's dedupe window drops by them
+/// what it has. On one that can, effects leave once without that; a group that is set back sends its effects again.
 ///
 /// ```
 /// use strait::{Handled, Out, Raw, State, Topic};
@@ -49,6 +50,8 @@ pub(crate) struct Origin {
     pub(crate) message_id: String,
     pub(crate) correlation: Option<String>,
     pub(crate) trace: Option<TraceContext>,
+    /// Nothing but its id keeps an effect from being stored twice.
+    pub(crate) dedupe: bool,
 }
 
 #[derive(Default)]
@@ -146,7 +149,7 @@ impl Out {
             partition,
             records: records(id)?,
             expected: Expected::Any,
-            dedupe: true,
+            dedupe: origin.dedupe,
         });
         Ok(())
     }

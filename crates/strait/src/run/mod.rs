@@ -38,6 +38,8 @@ pub(crate) struct ConsumerCx {
     pub(crate) group: Name,
     pub(crate) engine: Arc<dyn Engine>,
     pub(crate) engine_id: EngineId,
+    /// The engine commits effects with the end of their message.
+    pub(crate) atomic_effects: bool,
     pub(crate) states: States,
     pub(crate) options: Options,
     pub(crate) meters: Arc<Meters>,
