@@ -26,6 +26,10 @@ use fail::{Failure, Outcome};
 use interrupt::Interrupt;
 use out::Out;
 
+/// Messages are made on one thread and freed on another, which the allocator of the C library takes hard.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let out = Out::new(&cli.global);

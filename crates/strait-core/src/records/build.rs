@@ -7,6 +7,9 @@ use super::{ATTRS, Attr, BATCH_HEAD, HEADERS, KEY, Records, TIME, VERSION};
 use crate::error::{Error, Kind, Result, codes};
 use crate::time::Timestamp;
 
+/// Bytes that a batch begins with: a small message fits, so that its batch is one allocation.
+const SMALL: usize = 256;
+
 /// The bounds that a [`RecordsBuilder`] holds. Over a bound: `Rejected`, code `too_large`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -79,7 +82,8 @@ impl RecordsBuilder {
 
     /// A builder with everything given: for tests, derived ids and other clocks.
     pub fn with(attrs: &[(Attr, &str)], limits: Limits, base: Timestamp, id: u128) -> Result<Self> {
-        let mut buf = vec![0; BATCH_HEAD];
+        let mut buf = Vec::with_capacity(SMALL);
+        buf.resize(BATCH_HEAD, 0);
         put_attrs(&mut buf, attrs)?;
         let attrs_len = u16::try_from(buf.len() - BATCH_HEAD)
             .map_err(|_| too_large("the attributes of a batch", buf.len(), 65_535))?;
@@ -153,6 +157,7 @@ impl RecordsBuilder {
         if let Some(key) = record.key {
             put_varint(buf, key.len() as u64);
         }
+        buf.reserve(record.key.map_or(0, <[u8]>::len) + record.body.len());
         if flags & (HEADERS | ATTRS) == 0 {
             buf.extend_from_slice(record.key.unwrap_or_default());
             buf.extend_from_slice(record.body);
