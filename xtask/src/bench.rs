@@ -51,7 +51,7 @@ const WORKS: [Work; 4] = [
         goals: &[
             Goal {
                 field: RATE,
-                bound: Bound::AtLeast(2_000_000.0),
+                bound: Bound::AtLeast(4_000_000.0),
             },
             Goal {
                 field: RATE,
@@ -59,7 +59,7 @@ const WORKS: [Work; 4] = [
             },
             Goal {
                 field: "catch_up_messages_per_second",
-                bound: Bound::AtLeast(8_000_000.0),
+                bound: Bound::AtLeast(20_000_000.0),
             },
         ],
     },
@@ -80,11 +80,11 @@ const WORKS: [Work; 4] = [
         goals: &[
             Goal {
                 field: RATE,
-                bound: Bound::AtLeast(100_000.0),
+                bound: Bound::AtLeast(130_000.0),
             },
             Goal {
                 field: RATE,
-                bound: Bound::Ratio(0.75, BARE),
+                bound: Bound::Ratio(0.9, BARE),
             },
             Goal {
                 field: "ack_p99_ms",
