@@ -301,3 +301,23 @@ fn a_reason_counts_for_each_message() {
         }
     });
 }
+
+/// The reserve of the full disk is as long as the longest unit, and the same for every directory; the segments beside it
+/// grow with what is stored.
+#[test]
+fn a_directory_with_little_in_it_stays_small() {
+    let dir = tempfile::tempdir().expect("a temporary directory");
+    for n in 0..6 {
+        let engine = Embedded::open(dir.path(), Options::default()).expect("an engine");
+        block_on(async {
+            declare(&engine, "in", 1).await;
+            let sent = append(&engine, "in", 0, format!("{n}").as_bytes()).await;
+            sent.expect("it is stored");
+            engine.close(Duration::from_secs(10)).await;
+        });
+    }
+    let files = std::fs::read_dir(dir.path()).expect("a directory");
+    let len = |entry: std::io::Result<std::fs::DirEntry>| Some(entry.ok()?.metadata().ok()?.len());
+    let total: u64 = files.filter_map(len).sum();
+    assert!(total < 40 << 20, "{total} bytes");
+}

@@ -227,12 +227,13 @@ fn set_up(
     Ok(pool)
 }
 
-/// Segments double in length up to the full one.
+/// Segments double in length up to the full one. The reserve is none of them.
 fn next_len(replay: &Replay<'_, '_>, options: &LogOptions) -> u64 {
     let directory = replay.directory;
+    let reserve = options.reserve_bytes.next_multiple_of(SEGMENT_HEAD);
     let lens = directory.live.iter().map(|live| live.header.len);
     let longest = lens
-        .filter(|&len| len <= options.segment_bytes)
+        .filter(|&len| len <= options.segment_bytes && len != reserve)
         .max()
         .unwrap_or(0);
     let next = (longest * 2).max(options.first_segment_bytes);
