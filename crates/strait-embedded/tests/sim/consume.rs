@@ -331,19 +331,24 @@ impl World {
 
     /// While an earlier message of the key waits somewhere, this one must not come.
     fn check_key_order(&self, ticket: &Ticket, offset: u64, place: &str) {
+        let now = self.mono();
         for earlier in self.earlier_of_key(ticket.group, ticket.shard, offset) {
             let shard = &self.groups[ticket.group].shards[ticket.shard as usize];
             let with = |id: u64| {
                 let out = self.outs.iter().find(|out| out.ticket.id == id);
                 out.is_none_or(|out| out.ticket.member == ticket.member)
             };
+            // Its lease may be over, of which its member learns when it polls.
+            let lost = |id: u64| {
+                let out = self.outs.iter().find(|out| out.ticket.id == id);
+                out.is_none_or(|out| now >= out.ticket.ends.0)
+            };
+            // It was its last attempt: it is being given up.
+            let last = shard.hi(earlier) >= self.groups[ticket.group].max_attempts;
             let fine = match shard.state(earlier) {
                 State::Settled | State::Unsure(_) | State::Sent(_) => true,
-                State::Out(id) => id == ticket.id || with(id),
-                // It was its last attempt: it is being given up.
-                State::Free | State::Parked => {
-                    shard.hi(earlier) >= self.groups[ticket.group].max_attempts
-                }
+                State::Out(id) => id == ticket.id || with(id) || last && lost(id),
+                State::Free | State::Parked => last,
             };
             assert!(
                 fine,
