@@ -196,6 +196,7 @@ async fn wind_up<R>(conn: &Arc<Conn>, reader: &mut FrameReader<R>, work: &mut Wo
 where
     R: AsyncRead + Unpin,
 {
+    conn.shut();
     if conn.has_members() {
         conn.outbox.push(kind::CLOSING, 0, Out::default());
         tokio::select! {

@@ -80,7 +80,7 @@ impl Conn {
         self.members.lock().open.get(&consumer).cloned()
     }
 
-    /// Keeps a consumer. `false` when the connection is over.
+    /// Keeps a consumer. `false` when the connection is over or ends soon.
     pub(super) fn admit(&self, consumer: u64, member: Arc<Member>) -> bool {
         let mut members = self.members.lock();
         if !members.over {
@@ -137,6 +137,11 @@ impl Conn {
             receipt.settle();
         }
         self.gone.notify_waiters();
+    }
+
+    /// Nobody joins any more: who joined while the others leave would be told of nothing.
+    pub(super) fn shut(&self) {
+        self.members.lock().over = true;
     }
 
     /// Whether there are consumers.
