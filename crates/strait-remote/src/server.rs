@@ -167,13 +167,14 @@ where
     };
     let result = match end {
         End::Writing(written) => {
+            hear_out(conn, reader, &mut work).await;
             return written.map_err(|error| Error::io("writing to the connection", error));
         }
         End::Peer(result) => result,
         End::Stopped(grace) => {
             tokio::select! {
                 _ = tokio::time::timeout(grace, wind_up(conn, reader, &mut work)) => {}
-                _ = &mut write => {}
+                _ = &mut write => hear_out(conn, reader, &mut work).await,
             }
             let text = "the process that owns the engine is closing it";
             Err(Error::new(Kind::Unavailable, text).next("connect again"))
@@ -188,6 +189,15 @@ where
         let _ = tokio::time::timeout(LAST_WORDS, write).await;
     }
     result
+}
+
+/// A peer that reads no more may have said something before it went: that its consumers leave, for one.
+async fn hear_out<R>(conn: &Arc<Conn>, reader: &mut FrameReader<R>, work: &mut Work)
+where
+    R: AsyncRead + Unpin,
+{
+    // However it ends, nothing more will be heard.
+    let _ = tokio::time::timeout(LAST_WORDS, work.run(conn, reader)).await;
 }
 
 /// Lets the consumers leave in order, so that what their members have not seen costs no attempt; then answers the writes
