@@ -15,3 +15,4 @@ mod read_only;
 mod retention;
 mod support;
 mod trace;
+mod watched;

@@ -2,16 +2,16 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::io::{self, IoSlice};
-use std::ops::Range;
 use std::sync::Arc;
 
 use parking_lot::Mutex;
 use strait_core::events::{Durability, GroupSpec, Start};
 use strait_core::{Arrival, Engine, Outcome, Outgoing, Unit, Verdict};
-use strait_embedded::disk::{Disk, File, Open, RealDisk};
+use strait_embedded::disk::RealDisk;
 use strait_embedded::{Embedded, Options};
 
 use crate::support::{append, append_of, block_on, declare, events, name};
+use crate::watched::{Watch, Watched};
 
 const MARK: &[u8] = b"<mark ";
 
@@ -35,96 +35,20 @@ struct Ledger {
     durable: BTreeSet<u32>,
 }
 
-/// A disk that keeps the ledger.
-#[derive(Debug)]
-struct Recording {
-    disk: RealDisk,
-    ledger: Arc<Mutex<Ledger>>,
-    files: Mutex<usize>,
-}
-
-#[derive(Debug)]
-struct RecordedFile {
-    file: Arc<dyn File>,
-    ledger: Arc<Mutex<Ledger>>,
-    number: usize,
-}
-
-impl Disk for Recording {
-    fn open(&self, name: &str, how: Open) -> io::Result<Arc<dyn File>> {
-        let file = self.disk.open(name, how)?;
-        let mut files = self.files.lock();
-        *files += 1;
-        Ok(Arc::new(RecordedFile {
-            file,
-            ledger: self.ledger.clone(),
-            number: *files,
-        }))
-    }
-
-    fn list(&self) -> io::Result<Vec<String>> {
-        self.disk.list()
-    }
-
-    fn remove(&self, name: &str) -> io::Result<()> {
-        self.disk.remove(name)
-    }
-
-    fn rename(&self, from: &str, to: &str) -> io::Result<()> {
-        self.disk.rename(from, to)
-    }
-
-    fn sync_dir(&self) -> io::Result<()> {
-        self.disk.sync_dir()
-    }
-
-    fn free_bytes(&self) -> io::Result<u64> {
-        self.disk.free_bytes()
-    }
-}
-
-impl File for RecordedFile {
-    fn read_at(&self, buf: &mut [u8], pos: u64) -> io::Result<usize> {
-        self.file.read_at(buf, pos)
-    }
-
-    fn write_all_at(&self, parts: &[IoSlice<'_>], pos: u64) -> io::Result<()> {
-        self.file.write_all_at(parts, pos)?;
+impl Watch for Mutex<Ledger> {
+    fn wrote(&self, file: usize, parts: &[IoSlice<'_>]) {
         let bytes: Vec<u8> = parts.iter().flat_map(|part| part.iter().copied()).collect();
-        let mut ledger = self.ledger.lock();
-        ledger
-            .written
-            .entry(self.number)
-            .or_default()
-            .extend(marks(&bytes));
-        Ok(())
+        let mut ledger = self.lock();
+        let written = ledger.written.entry(file).or_default();
+        written.extend(marks(&bytes));
     }
 
-    fn sync_data(&self) -> io::Result<()> {
+    fn sync(&self, file: usize, sync: &dyn Fn() -> io::Result<()>) -> io::Result<()> {
         // What is written while it runs is not covered.
-        let covered = self.ledger.lock().written.remove(&self.number);
-        self.file.sync_data()?;
-        self.ledger
-            .lock()
-            .durable
-            .extend(covered.unwrap_or_default());
+        let covered = self.lock().written.remove(&file);
+        sync()?;
+        self.lock().durable.extend(covered.unwrap_or_default());
         Ok(())
-    }
-
-    fn len(&self) -> io::Result<u64> {
-        self.file.len()
-    }
-
-    fn set_len(&self, len: u64) -> io::Result<()> {
-        self.file.set_len(len)
-    }
-
-    fn allocate(&self, len: u64) -> io::Result<()> {
-        self.file.allocate(len)
-    }
-
-    fn zero(&self, range: Range<u64>) -> io::Result<()> {
-        self.file.zero(range)
     }
 }
 
@@ -132,11 +56,8 @@ impl File for RecordedFile {
 fn acknowledged_too_early(durability: Durability) -> Vec<u32> {
     let dir = tempfile::tempdir().expect("a directory");
     let ledger = Arc::new(Mutex::new(Ledger::default()));
-    let disk = Recording {
-        disk: RealDisk::open(dir.path()).expect("a disk"),
-        ledger: ledger.clone(),
-        files: Mutex::new(0),
-    };
+    let disk = RealDisk::open(dir.path()).expect("a disk");
+    let disk = Watched::new(disk, ledger.clone());
     let options = Options {
         durability,
         segment_bytes: 1 << 20,
