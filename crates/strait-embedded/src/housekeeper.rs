@@ -69,6 +69,9 @@ impl Housekeeper {
             self.checkpoint_if_due();
             self.reclaim();
         }
+        if let Err(error) = self.shared.pool.end_zeroing() {
+            tracing::debug!("a spare segment is not kept: {error}");
+        }
     }
 
     /// Sleeps until there is something to do; false: the engine ends.

@@ -234,11 +234,27 @@ impl Pool {
         if wants_reserve {
             self.make_reserve()?;
         } else if wants_spare && let Some(ready) = self.prepare_spare(target)? {
-            let mut state = self.state.lock();
-            state.spares.insert(ready.header.id, ready);
-            let active = state.active;
-            // The writer may have gone past it meanwhile with a segment of its own.
-            self.demote_before(&mut state, active);
+            self.keep_spare(ready);
+        }
+        Ok(())
+    }
+
+    fn keep_spare(&self, ready: Ready) {
+        let mut state = self.state.lock();
+        state.spares.insert(ready.header.id, ready);
+        let active = state.active;
+        // The writer may have gone past it meanwhile with a segment of its own.
+        self.demote_before(&mut state, active);
+    }
+
+    /// Keeps the spare segment that is being zeroed as it is: at the end, so that the next opening does not begin anew.
+    ///
+    /// # Errors
+    /// Those of the disk; the file is then removed.
+    pub(crate) fn end_zeroing(&self) -> io::Result<()> {
+        let zeroing = self.state.lock().zeroing.take();
+        if let Some(zeroing) = zeroing {
+            self.keep_spare(self.name(zeroing)?);
         }
         Ok(())
     }
@@ -275,8 +291,13 @@ impl Pool {
             self.state.lock().zeroing = Some(zeroing);
             return Ok(None);
         }
-        let ready = self.clean_up_after(self.put_header(zeroing.file, id, len), id)?;
-        self.publish(ready).map(Some)
+        self.name(zeroing).map(Some)
+    }
+
+    fn name(&self, zeroing: Zeroing) -> io::Result<Ready> {
+        let Zeroing { file, id, len, .. } = zeroing;
+        let ready = self.clean_up_after(self.put_header(file, id, len), id)?;
+        self.publish(ready)
     }
 
     /// Says what the segments take now: so many groups have so many bytes.
