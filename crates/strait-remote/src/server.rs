@@ -196,6 +196,7 @@ async fn hear_out<R>(conn: &Arc<Conn>, reader: &mut FrameReader<R>, work: &mut W
 where
     R: AsyncRead + Unpin,
 {
+    conn.shut();
     // However it ends, nothing more will be heard.
     let _ = tokio::time::timeout(LAST_WORDS, work.run(conn, reader)).await;
 }
