@@ -9,7 +9,9 @@
 //! ```no_run
 //! use std::process::ExitCode;
 //! use strait_conformance::{Harness, Target};
-//! # async fn open() -> strait_core::Result<std::sync::Arc<dyn strait_core::Engine>> { todo!() }
+//! # async fn open() -> strait_core::Result<std::sync::Arc<dyn strait_core::Engine>> {
+//! #     Err(strait_core::Error::closed("the engine of this example"))
+//! # }
 //!
 //! fn main() -> ExitCode {
 //!     strait_conformance::events(Target::new("mine", || async { Ok(Harness::new(open().await?)) }))
