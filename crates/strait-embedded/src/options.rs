@@ -22,7 +22,8 @@ pub struct Options {
     pub checkpoint_bytes: u64,
     /// A checkpoint is taken after so many commit records. Default 1,000,000.
     pub checkpoint_records: u64,
-    /// How much `memory:` may hold. Default 1 GiB.
+    /// How much `memory:` may hold. Default 1 GiB; less than twice the log's reserve, which holds the longest unit (24 MiB
+    /// with the default limits of messages), is refused with `Config`.
     pub memory_bytes: u64,
     /// Opens the directory to look at it: nothing in it is changed, what can be proved intact in front of the first damage
     /// is shown, and everything that writes (sends, members, changes of topics) is refused with code `read_only`.

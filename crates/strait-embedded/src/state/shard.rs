@@ -14,10 +14,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
+use rapidhash::RapidHashMap;
+
 use crate::codec::{Decoded, Reader, put_option, put_u64};
 use crate::ops::ParkOp;
 use crate::ranges::RangeSet;
-use rapidhash::RapidHashMap;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
