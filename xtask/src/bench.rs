@@ -1,5 +1,6 @@
 //! `cargo xtask bench`: runs the release program's own benchmarks and writes docs/benchmarks.md.
 
+mod peers;
 mod process;
 
 use crate::cargo::{self, cargo};
@@ -111,7 +112,11 @@ const WORKS: [Work; 4] = [
 ];
 
 /// `cargo xtask bench [--seconds N]`: builds, runs each work, prints the table and writes it down.
+/// `cargo xtask bench peers ..` compares with other systems.
 pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
+    if let Some(("peers", rest)) = args.split_first().map(|(word, rest)| (word.as_str(), rest)) {
+        return peers::command(rest);
+    }
     let options = options(args, &["--seconds"])?;
     let seconds = number(&options, "--seconds", 10)?;
     let root = cargo::root()?;

@@ -8,6 +8,7 @@
 
 mod bench;
 mod cargo;
+mod engines;
 mod generated;
 mod markdown;
 mod rust_text;
@@ -29,11 +30,15 @@ usage: cargo xtask COMMAND
   soak [--seeds N] [--rounds N]
                        the full counts; the result goes into docs/reliability.md
   bench [--seconds N]  the figures of docs/benchmarks.md, from a release build
+  bench peers [--seconds N] [--rounds N] [--only NAME,..]
+                       strait and other systems side by side, in one run
+  engines up|down|status [NAME].. [--durability fsync|default]
+                       servers of other systems, on the loopback address
   help                 this text
 ";
 
 /// What `cargo xtask` can do; `readme` checks the documents against it.
-const COMMANDS: [&str; 6] = ["test", "tidy", "sim", "soak", "bench", "help"];
+const COMMANDS: [&str; 7] = ["test", "tidy", "sim", "soak", "bench", "engines", "help"];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -47,6 +52,7 @@ fn main() -> ExitCode {
         "sim" => soak::sim_command(rest),
         "soak" => soak::soak_command(rest),
         "bench" => bench::command(rest),
+        "engines" => engines::command(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())

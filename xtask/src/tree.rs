@@ -13,7 +13,7 @@ pub(crate) struct Tree {
 }
 
 impl Tree {
-    /// Lists the files under `root`. Left out: what `.gitignore` names at the top level, hidden directories
+    /// Lists the files under `root`. Left out: the directories that `.gitignore` names from the root, hidden ones
     /// except `.ci` and `.cargo`, `node_modules`, and whatever a symbolic link points to.
     pub(crate) fn read(root: &Path) -> io::Result<Self> {
         let ignored: Vec<String> = fs::read_to_string(root.join(".gitignore"))
@@ -71,7 +71,7 @@ impl Tree {
 fn is_source_dir(path: &Path, name: &str, ignored: &[String]) -> bool {
     let top_level = path.components().count() == 1;
     let hidden = name.starts_with('.') && name != ".ci" && name != ".cargo";
-    let listed = top_level && ignored.iter().any(|known| known == name);
+    let listed = ignored.iter().any(|known| path == Path::new(known));
     !(hidden || listed || name == "node_modules" || (top_level && name == "target"))
 }
 
@@ -119,7 +119,8 @@ mod tests {
     #[test]
     fn build_output_data_and_hidden_directories_are_left_out() {
         let (_dir, tree) = fixture::tree(&[
-            (".gitignore", "/target\n/strait-demo\n"),
+            (".gitignore", "/target\n/strait-demo\n/bench/a/target\n"),
+            ("bench/a/target/x.rs", ""),
             ("target/debug/x.rs", ""),
             ("strait-demo/log.md", ""),
             (".git/config", ""),

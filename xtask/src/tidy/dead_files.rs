@@ -45,14 +45,14 @@ pub(super) fn check(tree: &Tree) -> Vec<Finding> {
     findings
 }
 
-/// The components after the package's directory (`crates/NAME` or `xtask`).
+/// The components after the package's directory (`crates/NAME`, `bench/NAME` or `xtask`).
 fn inside_package(path: &Path) -> Vec<String> {
     let parts: Vec<String> = path
         .components()
         .map(|part| part.as_os_str().to_string_lossy().into_owned())
         .collect();
     match parts.first().map(String::as_str) {
-        Some("crates") => parts.into_iter().skip(2).collect(),
+        Some("crates" | "bench") => parts.into_iter().skip(2).collect(),
         Some("xtask") => parts.into_iter().skip(1).collect(),
         _ => Vec::new(),
     }
