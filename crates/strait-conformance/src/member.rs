@@ -9,7 +9,7 @@ use strait_core::{
 };
 
 use crate::fault::{Check, Fault};
-use crate::lab::{body, commit};
+use crate::lab::{body, commit, key};
 
 /// What a member sees next.
 #[derive(Debug)]
@@ -219,6 +219,24 @@ impl Member {
         self.owned.remove(&shard);
         self.consumer.control.handed_back(shard);
         Ok(())
+    }
+
+    /// Releases what it has not looked at of a key, as a member must whose earlier message of the key comes again.
+    pub(crate) async fn give_back(&mut self, of: &str) -> Check {
+        let (same, rest): (VecDeque<_>, VecDeque<_>) = std::mem::take(&mut self.held)
+            .into_iter()
+            .partition(|delivery| key(&delivery.message) == of);
+        self.held = rest;
+        if same.is_empty() {
+            return Ok(());
+        }
+        let mut unit = Unit::default();
+        let released = same.into_iter().map(|d| (d.receipt, Verdict::Release));
+        unit.settle.extend(released);
+        match commit(&self.engine, unit).await? {
+            Outcome::Applied(_) => Ok(()),
+            other => Err(Fault::new(format!("giving back was to apply: {other:?}"))),
+        }
     }
 
     /// Extends the leases.

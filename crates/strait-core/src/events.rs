@@ -13,6 +13,12 @@ use crate::records::Records;
 use crate::time::Timestamp;
 use crate::unit::Sent;
 
+mod groups;
+
+pub use groups::{
+    AfterDead, GroupChange, GroupRules, Override, Overrides, Pause, Stuck, StuckOn, Waits,
+};
+
 /// A partitioned log.
 ///
 /// # Behaviour
@@ -34,6 +40,11 @@ use crate::unit::Sent;
 /// - A message whose attempts reach `max_attempts` goes to the dead letters, by whichever way the last attempt ended.
 ///   Deaths of the process and lost leases count.
 /// - `Dead` settles the message and stores a copy with its origin, attempts and reason, in one change.
+/// - With [`AfterDead::HoldKey`], later messages of the key of a dead letter are parked until it is redriven (then it
+///   comes first) or removed; a seek, and a change to [`AfterDead::Continue`], let go of them. A member releases the later
+///   ones of that key that it holds, as after `Retry`. The gap is the bound: the partition waits there, and says for what.
+/// - A paused group keeps its members and their partitions; what they hold may be settled, nothing more is delivered.
+/// - Consumers of a topic that is deleted end, and so do those of a group that is; their receipts answer `Fenced`.
 pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// What this engine can do, after probing it.
     fn caps(&self) -> Caps;
@@ -75,6 +86,10 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
 
     /// One group on one topic.
     fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>>;
+
+    /// Changes what an operator may set over what members declare, or pauses and resumes. `Rejected` when the result could
+    /// not be declared either. The same change twice changes nothing.
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>>;
 
     /// Moves the position of a group on one partition. `Conflict` while members are live, unless forced: their
     /// receipts are fenced then.
@@ -150,6 +165,10 @@ pub struct Caps {
     pub parking: Offer,
     /// Dead letters with origin and reason, atomic with the settle.
     pub dead_letters: Offer,
+    /// A dead letter can hold its key ([`AfterDead::HoldKey`]).
+    pub hold_key: Offer,
+    /// Operators can pause a group and set limits over what members declare ([`Events::alter_group`]).
+    pub alter_group: Offer,
     /// Settled ranges above the committed position survive a restart.
     pub completed_ranges: Offer,
     /// Retention by age.
@@ -352,6 +371,8 @@ pub struct GroupSpec {
     pub handover: Duration,
     /// The topic that also gets a copy of each dead letter, in the same change. It must exist. `None`: none.
     pub dead_topic: Option<Name>,
+    /// What follows a dead letter for the later messages of its key. [`AfterDead::HoldKey`] needs [`Order::Key`].
+    pub after_dead: AfterDead,
 }
 
 impl GroupSpec {
@@ -370,6 +391,7 @@ impl GroupSpec {
             gap: 10_000,
             handover: Duration::from_secs(10),
             dead_topic: None,
+            after_dead: AfterDead::Continue,
         }
     }
 }
@@ -387,8 +409,14 @@ pub struct GroupInfo {
     pub shards: Vec<ShardInfo>,
     /// Dead letters kept.
     pub dead: u64,
-    /// Why it takes nothing now, where that is so (for example: too many dead letters).
+    /// Why it takes nothing new now, in words, where that is so: too many dead letters, or an operator's pause.
     pub paused: Option<Arc<str>>,
+    /// An operator's pause.
+    pub pause: Option<Pause>,
+    /// What its last member declared.
+    pub declared: GroupRules,
+    /// What an operator set over that. [`rules`](GroupInfo::rules) gives what holds of both.
+    pub overrides: Overrides,
 }
 
 impl GroupInfo {
@@ -420,7 +448,7 @@ pub struct MemberInfo {
 }
 
 /// A group's state on a partition.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ShardInfo {
     /// Everything before it is settled.
     pub committed: Position,
@@ -434,6 +462,10 @@ pub struct ShardInfo {
     pub parked: u64,
     /// Messages out with the member.
     pub in_flight: u64,
+    /// Keys that wait for a dead letter to be redriven or removed.
+    pub held_keys: u64,
+    /// Why it gives nothing new now, where that is so.
+    pub waits: Option<Waits>,
 }
 
 /// Moves a group on one partition.

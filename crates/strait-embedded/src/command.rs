@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::{Append, GroupSpec, TopicChange, TopicInfo, TopicSpec};
+use strait_core::events::{Append, GroupChange, GroupSpec, TopicChange, TopicInfo, TopicSpec};
 use strait_core::{
     Claim, Claimed, Error, Name, OnceEnd, Outcome, Outgoing, Position, Records, Result, Sent, Unit,
     Verdict,
@@ -28,6 +28,7 @@ pub(crate) enum Command {
     Join(Box<Join>, Answer<Result<u64>>),
     Seek(SeekTo, Answer<Result<Position>>),
     DeleteGroup(Name, Name, Answer<Result<()>>),
+    AlterGroup(Name, Name, GroupChange, Answer<Result<()>>),
     Redrive {
         group: Name,
         topic: Name,
@@ -221,6 +222,7 @@ impl Command {
         match self {
             Command::DeleteTopic(..)
             | Command::DeleteGroup(..)
+            | Command::AlterGroup(..)
             | Command::Alter(..)
             | Command::Trim { .. }
             | Command::Leave { .. }
@@ -248,7 +250,10 @@ impl Command {
             }
             Command::Claim(_, to) => drop(to.send(Err(error()))),
             Command::Declare(_, to) | Command::Alter(_, _, to) => drop(to.send(Err(error()))),
-            Command::DeleteTopic(_, to) | Command::DeleteGroup(_, _, to) | Command::Sync(to) => {
+            Command::DeleteTopic(_, to)
+            | Command::DeleteGroup(_, _, to)
+            | Command::AlterGroup(_, _, _, to)
+            | Command::Sync(to) => {
                 drop(to.send(Err(error())));
             }
             Command::Join(_, to) => drop(to.send(Err(error()))),

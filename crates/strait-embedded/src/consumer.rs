@@ -36,12 +36,18 @@ pub(crate) struct Home {
     pub(crate) topic_name: Arc<str>,
     pub(crate) consumer: u64,
     pub(crate) key_order: bool,
-    pub(crate) max_attempts: u32,
 }
 
 impl Home {
     fn group(&self) -> GroupId {
         group_of(self.consumer)
+    }
+
+    /// As it is now: an operator may have changed it.
+    fn max_attempts(&self) -> u32 {
+        let state = self.shared.state.lock();
+        let group = state.groups.get(&self.group());
+        group.map_or(u32::MAX, |group| group.settings.max_attempts)
     }
 
     fn receipt(self: &Arc<Self>, shard: Shard, grant: u64, first: u64, count: u32) -> Receipt {
@@ -294,6 +300,7 @@ impl Member {
     fn take_again(&mut self, shard: Shard, grant: u64, messages: Vec<Again>) -> Result<()> {
         let home = &self.home;
         let mut deliveries = Vec::with_capacity(messages.len());
+        let max_attempts = home.max_attempts();
         for again in messages {
             let receipt = home.receipt(shard, grant, again.offset, 1);
             let (name, group) = (&home.topic_name, home.group());
@@ -302,7 +309,7 @@ impl Member {
                 Err(error) if error.is(codes::OFFSET_GONE) => continue,
                 other => other?,
             };
-            if again.attempt > home.max_attempts {
+            if again.attempt > max_attempts {
                 home.give_up(&message, receipt, &again);
                 continue;
             }
@@ -351,7 +358,7 @@ impl Member {
             }
             if let Some(shard) = self.open_shard(&mut state, fence.shard)
                 && !(self.home.key_order
-                    && (shard.any_key_parked() || shard.is_overtaken(fence.first.offset())))
+                    && (shard.any_key_waits() || shard.is_overtaken(fence.first.offset())))
             {
                 shard.deliver(fence.first.offset(), fence.count);
                 return Ok(Arrival::Run(chunk, receipt));
@@ -374,7 +381,8 @@ impl Member {
         shard: Shard,
     ) -> Option<&'s mut ShardState> {
         let group = state.groups.get_mut(&self.home.group())?;
-        let open = group.members.is_open_to(self.home.consumer, shard);
+        let open =
+            group.operator.pause.is_none() && group.members.is_open_to(self.home.consumer, shard);
         group.shards.get_mut(shard as usize).filter(|_| open)
     }
 

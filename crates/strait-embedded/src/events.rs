@@ -1,11 +1,10 @@
 //! The events lane of the embedded engine.
 
 use std::sync::Arc;
-use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Durability, Events, GroupInfo, GroupSpec, KeyVersion,
-    MemberInfo, Order, ReadKey, Redrive, Seek, ShardInfo, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadLetter, Durability, Events, GroupChange, GroupInfo, GroupSpec,
+    KeyVersion, Order, ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{
     Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Records, Result, Sent,
@@ -16,11 +15,11 @@ use tokio::sync::Notify;
 use crate::command::{Again, Command, Join, SeekTo};
 use crate::consumer::{Home, Member};
 use crate::engine::Embedded;
-use crate::extents::{Extent, StreamId};
+use crate::extents::StreamId;
 use crate::prepare::read_again;
 use crate::reading::{Want, offset_gone};
 use crate::shared::Shared;
-use crate::state::State;
+use crate::standing::group_info;
 use crate::state::group::Group;
 use crate::turn::{info, no_such_group, no_such_partition, no_such_topic};
 
@@ -50,6 +49,8 @@ impl Events for Embedded {
             lease_extension: Offer::Native,
             parking: Offer::Native,
             dead_letters: Offer::Native,
+            hold_key: Offer::Native,
+            alter_group: Offer::Native,
             completed_ranges: survives,
             retention_age: Offer::Native,
             retention_bytes: Offer::Native,
@@ -150,7 +151,7 @@ impl Events for Embedded {
             shared.check_alive()?;
             let starts = starts(&shared, &spec)?;
             let key_order = spec.order == Order::Key;
-            let (max_attempts, topic_name) = (spec.max_attempts, spec.topic.shared());
+            let topic_name = spec.topic.shared();
             let join = Box::new(Join { spec, starts });
             let consumer = shared.ask(0, |to| Command::Join(join, to)).await??;
             let topic = shared
@@ -165,7 +166,6 @@ impl Events for Embedded {
                 topic_name,
                 consumer,
                 key_order,
-                max_attempts,
             };
             let home = Arc::new(home);
             let source = Box::new(Member::new(home.clone()));
@@ -228,6 +228,18 @@ impl Events for Embedded {
                 force,
             };
             shared.ask(0, |to| Command::Seek(seek, to)).await?
+        })
+    }
+
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            shared.check_alive()?;
+            let (g, t) = (group.clone(), topic.clone());
+            shared
+                .ask(0, |to| Command::AlterGroup(g, t, change, to))
+                .await??;
+            group_info(&shared, group, topic)
         })
     }
 
@@ -412,76 +424,6 @@ fn starts(shared: &Shared, spec: &GroupSpec) -> Result<Vec<u64>> {
             } else {
                 Ok(0)
             }
-        })
-        .collect()
-}
-
-fn group_info(shared: &Shared, group: Name, topic: Name) -> Result<GroupInfo> {
-    let now = shared.clock.now().wall;
-    let (mut info, oldest) = {
-        let state = shared.state.lock();
-        state
-            .topic_named(&topic)
-            .ok_or_else(|| no_such_topic(&topic))?;
-        let found = state.group_named(&group, &topic);
-        let found = found.ok_or_else(|| no_such_group(&group, &topic))?;
-        (
-            describe(&state, found, topic),
-            oldest_unsettled(&state, found),
-        )
-    };
-    for (shard, wanted) in info.shards.iter_mut().zip(oldest) {
-        let extent = wanted.and_then(|want| shared.extents(&want).ok()?.first().copied());
-        shard.oldest = extent.map(|Extent { time, .. }| {
-            Duration::from_millis(u64::try_from(now - time).unwrap_or(0))
-        });
-    }
-    Ok(info)
-}
-
-fn describe(state: &State, group: &Group, topic: Name) -> GroupInfo {
-    let members = group.members.iter().map(|member| MemberInfo {
-        name: member.name.clone(),
-        consumer: member.consumer,
-        shards: group.members.owned_by(member.consumer),
-    });
-    let shards = (0..).zip(&group.shards).map(|(partition, shard)| {
-        let end = state
-            .stream(StreamId::partition(group.topic, partition))
-            .map_or(shard.low, |stream| stream.visible);
-        ShardInfo {
-            committed: Position::at(shard.low),
-            end: Position::at(end),
-            lag: shard.lag(end),
-            oldest: None,
-            parked: shard.parked.len() as u64,
-            in_flight: shard.in_flight(),
-        }
-    });
-    GroupInfo {
-        group: group.name.clone(),
-        topic,
-        members: members.collect(),
-        shards: shards.collect(),
-        dead: group.dead.range(..group.graveyard.visible).count() as u64,
-        paused: group.paused(),
-    }
-}
-
-/// What to look up for the age of each shard's oldest unsettled message.
-fn oldest_unsettled(state: &State, group: &Group) -> Vec<Option<Want>> {
-    (0..)
-        .zip(&group.shards)
-        .map(|(partition, shard)| {
-            let stream = StreamId::partition(group.topic, partition);
-            let from = shard.low;
-            let behind = from < state.stream(stream)?.visible;
-            behind.then_some(Want {
-                stream,
-                from,
-                count: 1,
-                bytes: 0,
-            })
         })
         .collect()
 }

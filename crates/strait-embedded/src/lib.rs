@@ -48,6 +48,7 @@ mod ranges;
 mod read_only;
 mod reading;
 mod shared;
+mod standing;
 mod state;
 #[doc(hidden)]
 pub mod stepped;

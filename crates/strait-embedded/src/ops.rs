@@ -44,6 +44,11 @@ pub(crate) enum Op<'a> {
     DeleteGroup {
         id: GroupId,
     },
+    /// What an operator set, all of it.
+    AlterGroup {
+        id: GroupId,
+        operator: OperatorOp<'a>,
+    },
     /// The group's shard stands at `to` and knows nothing of what is settled above.
     Seek {
         group: GroupId,
@@ -145,6 +150,17 @@ pub(crate) struct GroupSettings<'a> {
     pub(crate) max_dead: u64,
     pub(crate) gap: u64,
     pub(crate) dead_topic: Option<&'a str>,
+    pub(crate) hold_key: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(crate) struct OperatorOp<'a> {
+    pub(crate) max_attempts: Option<u32>,
+    pub(crate) max_dead: Option<u64>,
+    pub(crate) gap: Option<u64>,
+    pub(crate) hold_key: Option<bool>,
+    /// Since when, and why.
+    pub(crate) pause: Option<(i64, &'a str)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -187,6 +203,7 @@ mod tag {
     pub(super) const PARK: u8 = 38;
     pub(super) const DEAD: u8 = 39;
     pub(super) const REDRIVE: u8 = 40;
+    pub(super) const ALTER_GROUP: u8 = 41;
     pub(super) const CLAIM: u8 = 64;
     pub(super) const STORE_ONCE: u8 = 65;
     pub(super) const FORGET_CLAIM: u8 = 66;
@@ -242,6 +259,11 @@ impl Op<'_> {
             Op::DeleteGroup { id } => {
                 out.push(tag::DELETE_GROUP);
                 put_u64(out, u64::from(*id));
+            }
+            Op::AlterGroup { id, operator } => {
+                out.push(tag::ALTER_GROUP);
+                put_u64(out, u64::from(*id));
+                operator.encode(out);
             }
             Op::Seek { group, shard, to } => put_place(out, tag::SEEK, *group, *shard, *to),
             Op::Grant {
@@ -370,6 +392,12 @@ impl Op<'_> {
                 });
             }
             tag::DELETE_GROUP => return Ok(Op::DeleteGroup { id: group }),
+            tag::ALTER_GROUP => {
+                return Ok(Op::AlterGroup {
+                    id: group,
+                    operator: OperatorOp::decode(r)?,
+                });
+            }
             tag::REDRIVE => {
                 return Ok(Op::Redrive {
                     group,
@@ -564,6 +592,7 @@ impl<'a> GroupSettings<'a> {
         put_u64(out, self.max_dead);
         put_u64(out, self.gap);
         put_bytes(out, self.dead_topic.unwrap_or_default().as_bytes());
+        out.push(u8::from(self.hold_key));
     }
 
     pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
@@ -573,6 +602,40 @@ impl<'a> GroupSettings<'a> {
             max_dead: r.u64()?,
             gap: r.u64()?,
             dead_topic: Some(r.str()?).filter(|name| !name.is_empty()),
+            hold_key: r.bool()?,
+        })
+    }
+}
+
+impl<'a> OperatorOp<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_option(out, self.max_attempts.map(u64::from));
+        put_option(out, self.max_dead);
+        put_option(out, self.gap);
+        put_option(out, self.hold_key.map(u64::from));
+        out.push(u8::from(self.pause.is_some()));
+        if let Some((since, reason)) = self.pause {
+            put_i64(out, since);
+            put_bytes(out, reason.as_bytes());
+        }
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
+        let max_attempts = r.option()?.map(u32::try_from).transpose();
+        Ok(OperatorOp {
+            max_attempts: max_attempts.map_err(|_| Malformed)?,
+            max_dead: r.option()?,
+            gap: r.option()?,
+            hold_key: match r.option()? {
+                None => None,
+                Some(0) => Some(false),
+                Some(1) => Some(true),
+                Some(_) => return Err(Malformed),
+            },
+            pause: match r.bool()? {
+                true => Some((r.i64()?, r.str()?)),
+                false => None,
+            },
         })
     }
 }
@@ -652,6 +715,14 @@ mod tests {
             max_dead: 5,
             gap: 6,
             dead_topic: Some("orders.dead"),
+            hold_key: true,
+        };
+        let operator = OperatorOp {
+            max_attempts: Some(3),
+            gap: Some(0),
+            hold_key: Some(false),
+            pause: Some((-3, "the bank is down")),
+            ..Default::default()
         };
         let step = KeyStep {
             key: 5,
@@ -701,6 +772,11 @@ mod tests {
                 settings: group,
             },
             Op::DeleteGroup { id: 1 },
+            Op::AlterGroup { id: 1, operator },
+            Op::AlterGroup {
+                id: 1,
+                operator: OperatorOp::default(),
+            },
             Op::Seek {
                 group: 1,
                 shard: 2,

@@ -173,7 +173,7 @@ fn held(shared: &Shared, receipt: &Receipt) -> Option<HeldMessages> {
         offset,
         attempt: shard.attempts_of(offset),
         reason: None,
-        redriven: shard.parked.get(&offset).and_then(|parked| parked.redriven),
+        redriven: shard.parking.redriven(offset),
     };
     Some(HeldMessages {
         topic: topic.id,

@@ -117,6 +117,8 @@ pub(crate) mod kind {
         DEAD_LETTERS = 0x3e, "dead_letters";
         /// `Events::redrive`.
         REDRIVE = 0x3f, "redrive";
+        /// `Events::alter_group`.
+        ALTER_GROUP = 0x40, "alter_group";
     }
 }
 

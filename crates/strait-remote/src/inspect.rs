@@ -5,8 +5,8 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use strait_core::events::{
-    Append, Cursor, DeadLetter, GroupInfo, GroupSpec, ReadKey, Redrive, Seek, Start, TopicChange,
-    TopicInfo, TopicSpec,
+    Append, Cursor, DeadLetter, GroupChange, GroupInfo, GroupSpec, ReadKey, Redrive, Seek, Start,
+    TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{Chunk, Claim, Claimed, Error, Fence, Health, Name, Position, Result, Sent};
 
@@ -91,6 +91,7 @@ fn check_request(kind: u8, payload: Bytes) -> Result<()> {
         kind::SEEK => is::<Seek>(payload),
         kind::DEAD_LETTERS => is::<DeadLettersOf>(payload),
         kind::REDRIVE => is::<Redrive>(payload),
+        kind::ALTER_GROUP => is::<((Name, Name), GroupChange)>(payload),
         // `group` and `delete_group`.
         _ => is::<(Name, Name)>(payload),
     }
@@ -109,7 +110,7 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::LOCATE | kind::SEEK => is::<Result<Position>>(payload),
         kind::READ_KEY => is::<Result<KeyMessages>>(payload),
         kind::GROUPS => is::<Result<Vec<GroupInfo>>>(payload),
-        kind::GROUP => is::<Result<GroupInfo>>(payload),
+        kind::GROUP | kind::ALTER_GROUP => is::<Result<GroupInfo>>(payload),
         kind::DEAD_LETTERS => is::<Result<Vec<DeadLetter>>>(payload),
         // `join` and `redrive`.
         _ => is::<Result<u64>>(payload),

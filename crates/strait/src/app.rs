@@ -267,6 +267,11 @@ impl<'a> Wishes<'a> {
             caps.parking,
         );
         uses(true, "dead letters", caps.dead_letters);
+        uses(
+            options.hold_key,
+            "a dead letter holds its key",
+            caps.hold_key,
+        );
         let atomic = self.effects && !matches!(guarantee, Guarantee::AtLeastOnce);
         uses(
             atomic,

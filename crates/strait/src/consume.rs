@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::{GroupSpec, Order, Start};
+use strait_core::events::{AfterDead, GroupSpec, Order, Start};
 use strait_core::{Error, Kind, Name, Result};
 
 use crate::backoff::Backoff;
@@ -101,6 +101,7 @@ impl Consume {
                 unknown_kind: Undecodable::Dead,
                 timeout: None,
                 by_key: true,
+                hold_key: false,
             },
             dead_letter: None,
             start: Start::Earliest,
@@ -134,6 +135,25 @@ impl Consume {
     /// The order to keep. [`Order::Free`]: a message that waits for its next attempt delays nobody.
     pub fn order(mut self, order: Order) -> Self {
         self.options.by_key = order == Order::Key;
+        self
+    }
+
+    /// What follows a dead letter for the later messages of its key: [`AfterDead::Continue`] lets them go on without it.
+    /// [`AfterDead::HoldKey`] keeps them parked until the dead letter is redriven (it comes first then) or removed; it is
+    /// for work where a message rests on the one before it, and needs the order of keys. Other keys flow, up to the
+    /// [`gap`](Consume::gap); there the partition waits, and [`GroupInfo`](crate::GroupInfo) says for which key.
+    ///
+    /// ```no_run
+    /// # use strait::{AfterDead, Handled, Raw, Topic};
+    /// # async fn book(_: Raw) -> Handled { Ok(()) }
+    /// # fn example(transfers: Topic<Raw>) {
+    /// let booking = transfers.group("booking")
+    ///     .each(book)
+    ///     .after_dead(AfterDead::HoldKey);       // an account stops at the transfer that cannot be booked
+    /// # }
+    /// ```
+    pub fn after_dead(mut self, after: AfterDead) -> Self {
+        self.options.hold_key = after == AfterDead::HoldKey;
         self
     }
 
@@ -251,6 +271,17 @@ impl Consume {
             .next(format!(
                 "give it at least {SHORTEST_LEASE:?}; it is extended while the process lives"
             )));
+        }
+        if self.options.hold_key {
+            spec.after_dead = AfterDead::HoldKey;
+        }
+        if self.options.hold_key && !self.options.by_key {
+            return Err(Error::new(
+                Kind::Config,
+                "without the order of keys a dead letter cannot hold its key",
+            )
+            .with("group", &spec.group)
+            .next("drop `.order(Order::Free)`, or `.after_dead(AfterDead::HoldKey)`"));
         }
         spec.handover = self.handover.unwrap_or(spec.handover);
         spec.gap = self.gap.unwrap_or(spec.gap);

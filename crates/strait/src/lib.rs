@@ -148,7 +148,9 @@ pub use open::Strait;
 pub use out::Out;
 pub use report::{ConsumerReport, Feature, Report};
 pub use strait_core as core;
-pub use strait_core::events::{Durability, Order, Retention, Start};
+pub use strait_core::events::{
+    AfterDead, Durability, GroupChange, GroupInfo, Order, Override, Retention, Start,
+};
 pub use strait_core::{
     Engine, Error, Kind, Limits, Name, Position, Records, RecordsBuilder, Result, Timestamp, codes,
 };

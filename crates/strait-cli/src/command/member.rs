@@ -5,7 +5,7 @@ use std::time::Duration;
 use strait::core::events::{GroupInfo, GroupSpec};
 use strait::core::{
     Arrival, Chunk, Consumer, Delivery, Name, Outcome as Committed, Position, Receipt, Shard, Unit,
-    Verdict,
+    Verdict, codes,
 };
 
 use super::Ctx;
@@ -31,6 +31,12 @@ pub(super) async fn run(
     let topic = target.topic(&args.topic).await?;
     let ends: Vec<Position> = topic.partitions.iter().map(|p| p.end).collect();
     let mut spec = GroupSpec::new(group.clone(), args.topic.clone());
+    match target.events.group(group.clone(), args.topic.clone()).await {
+        // Who looks on does not change what the group's own members declared.
+        Ok(info) => info.declared.put_into(&mut spec),
+        Err(error) if error.is(codes::NO_SUCH_GROUP) => {}
+        Err(error) => return Err(error.into()),
+    }
     spec.member = format!("strait consume, pid {}", std::process::id());
     if let Some(place) = args.offset {
         spec.start = place.0;
@@ -197,7 +203,7 @@ fn nothing_before(ends: &[Position], group: &GroupInfo, me: u64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use strait::core::events::{MemberInfo, ShardInfo};
+    use strait::core::events::{GroupRules, MemberInfo, Overrides, ShardInfo};
 
     use super::*;
 
@@ -222,6 +228,9 @@ mod tests {
             }],
             dead: 0,
             paused: None,
+            pause: None,
+            declared: GroupRules::of(&GroupSpec::new("g".parse().unwrap(), "t".parse().unwrap())),
+            overrides: Overrides::default(),
         };
         let reached = |end, group| nothing_before(&[at(end)], &group, 7);
         assert!(!reached(10, group(7, 0, 0, 10)));

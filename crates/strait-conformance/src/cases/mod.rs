@@ -17,6 +17,7 @@ mod dead;
 mod dedupe;
 mod expected;
 mod groups;
+mod hold;
 mod leases;
 mod ledger;
 mod operate;
@@ -25,6 +26,7 @@ mod progress;
 mod read;
 mod refused;
 mod retries;
+mod steer;
 mod stress;
 mod topics;
 mod units;
@@ -44,6 +46,8 @@ pub(crate) fn all() -> Vec<Case> {
         retries::cases(),
         order::cases(),
         dead::cases(),
+        hold::cases(),
+        steer::cases(),
         operate::cases(),
         units::cases(),
         ledger::cases(),
@@ -155,6 +159,8 @@ pub(crate) enum Need {
     LeaseExtension,
     Parking,
     DeadLetters,
+    HoldKey,
+    AlterGroup,
     CompletedRanges,
     RetentionAge,
     RetentionBytes,
@@ -176,6 +182,8 @@ impl Need {
             Need::LeaseExtension => caps.lease_extension,
             Need::Parking => caps.parking,
             Need::DeadLetters => caps.dead_letters,
+            Need::HoldKey => caps.hold_key,
+            Need::AlterGroup => caps.alter_group,
             Need::CompletedRanges => caps.completed_ranges,
             Need::RetentionAge => caps.retention_age,
             Need::RetentionBytes => caps.retention_bytes,

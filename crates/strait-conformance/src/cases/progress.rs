@@ -48,11 +48,11 @@ async fn each(lab: Lab) -> Check {
         .map(|m| m.position())
         .collect();
     let (spec, mut member) = lab.consume(&topic).await?;
-    let before = lab.group(&spec).await?.shards[0];
+    let before = lab.group(&spec).await?.shards[0].clone();
     check_eq!(before.committed, positions[0], "committed before");
     for (i, delivery) in member.take(10).await?.into_iter().enumerate() {
         lab.done(delivery.receipt).await?;
-        let shard = lab.group(&spec).await?.shards[0];
+        let shard = lab.group(&spec).await?.shards[0].clone();
         let next = positions.get(i + 1).copied().unwrap_or(shard.end);
         check_eq!(shard.committed, next, "committed after {}", i + 1);
         check_eq!(shard.lag, 9 - i as u64, "lag after {}", i + 1);
@@ -80,7 +80,7 @@ async fn range(lab: Lab) -> Check {
     let whole = whole.ok_or_else(|| Fault::new("no delivery"))?;
     check_eq!(whole.count(), 10, "messages of the joined receipt");
     lab.done(whole).await?;
-    let shard = lab.group(&spec).await?.shards[0];
+    let shard = lab.group(&spec).await?.shards[0].clone();
     check_eq!((shard.lag, shard.in_flight), (0, 0), "lag and in flight");
     check_eq!(shard.committed, shard.end, "committed");
     Ok(())
@@ -110,7 +110,7 @@ async fn split_range(lab: Lab) -> Check {
         "messages of both parts"
     );
     lab.done(receipt).await?;
-    let shard = lab.group(&spec).await?.shards[0];
+    let shard = lab.group(&spec).await?.shards[0].clone();
     check_eq!(shard.committed, head.fence().first, "committed");
     check_eq!(shard.in_flight, u64::from(total / 2), "in flight");
     lab.done(head).await?;
@@ -136,7 +136,7 @@ async fn out_of_order(lab: Lab) -> Check {
         let delivery = delivery.ok_or_else(|| Fault::new("settled twice by the case"))?;
         lab.done(delivery.receipt).await?;
         settled[i] = true;
-        let shard = lab.group(&spec).await?.shards[0];
+        let shard = lab.group(&spec).await?.shards[0].clone();
         let open = settled.iter().position(|done| !done);
         let wanted = open.map_or(shard.end, |first| positions[first]);
         check_eq!(shard.committed, wanted, "committed after {i}");
@@ -273,7 +273,7 @@ async fn lag_in_messages(lab: Lab) -> Check {
     if lab.caps.parking.is_there() {
         lab.settle(parked.receipt, retry(Duration::from_secs(600)))
             .await?;
-        let shard = lab.group(&spec).await?.shards[parked_at];
+        let shard = lab.group(&spec).await?.shards[parked_at].clone();
         check_eq!(shard.parked, 1, "parked");
         let lag = lab.group(&spec).await?.lag();
         check_eq!(lag, 4, "lag with one parked");

@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Expected, GroupSpec, Order, ReadKey, Retention, Start, TopicSpec,
+    AfterDead, Append, Expected, GroupChange, GroupSpec, Order, Override, ReadKey, Retention,
+    Start, TopicSpec,
 };
 use strait_core::{Claim, Kind, Timestamp, Unit, Verdict};
 
@@ -25,6 +26,8 @@ pub(super) fn cases() -> Vec<Case> {
         case("refused_lease_extension", extension).where_refused(Need::LeaseExtension),
         case("refused_retry", retrying).where_refused(Need::Parking),
         case("refused_dead_letters", dead_letters).where_refused(Need::DeadLetters),
+        case("refused_hold_key", hold_key).where_refused(Need::HoldKey),
+        case("refused_alter_group", alter_group).where_refused(Need::AlterGroup),
         case("refused_retention_age", retention_age).where_refused(Need::RetentionAge),
         case("refused_retention_bytes", retention_bytes).where_refused(Need::RetentionBytes),
     ]
@@ -177,6 +180,31 @@ async fn retrying(lab: Lab) -> Check {
 /// Giving up a message.
 async fn dead_letters(lab: Lab) -> Check {
     verdict(&lab, Verdict::Dead("no".into())).await
+}
+
+/// Joining a group whose dead letters hold their keys.
+async fn hold_key(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let spec = GroupSpec {
+        order: Order::Key,
+        after_dead: AfterDead::HoldKey,
+        ..lab.spec(&topic)?
+    };
+    check_refused!(lab.events.join(spec).await, Unsupported, "holding keys");
+    Ok(())
+}
+
+/// Pausing a group.
+async fn alter_group(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let (spec, _member) = lab.consume(&topic).await?;
+    let change = GroupChange {
+        pause: Override::Set("maintenance".into()),
+        ..GroupChange::default()
+    };
+    let answer = lab.events.alter_group(spec.group, topic, change).await;
+    check_refused!(answer, Unsupported, "pausing a group");
+    Ok(())
 }
 
 async fn retention(lab: &Lab, retention: Retention) -> Check {

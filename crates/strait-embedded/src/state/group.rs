@@ -3,19 +3,25 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use strait_core::{Fence, Name};
+use strait_core::events::{AfterDead, Overrides, Pause};
+use strait_core::{Fence, Name, Timestamp};
 
 use super::members::Members;
-use super::shard::{Parked, Shard};
+use super::shard::Shard;
 use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_u64};
 use crate::extents::Stream;
-use crate::ops::{DeadOp, GroupId, GroupSettings, TopicId};
+use crate::ops::{DeadOp, GroupId, GroupSettings, OperatorOp, ParkOp, TopicId};
 
 #[derive(Debug)]
 pub(crate) struct Group {
     pub(crate) id: GroupId,
     pub(crate) name: Name,
     pub(crate) topic: TopicId,
+    /// What the last member declared.
+    pub(crate) declared: Settings,
+    /// What an operator set over it.
+    pub(crate) operator: Operator,
+    /// What holds of both. Derived.
     pub(crate) settings: Settings,
     pub(crate) shards: Vec<Shard>,
     pub(crate) dead: BTreeMap<u64, Dead>,
@@ -35,6 +41,76 @@ pub(crate) struct Settings {
     pub(crate) max_dead: u64,
     pub(crate) gap: u64,
     pub(crate) dead_topic: Option<Box<str>>,
+    /// Later messages of a dead letter's key wait for it.
+    pub(crate) hold_key: bool,
+}
+
+/// [`OperatorOp`], owned.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Operator {
+    pub(crate) overrides: Overrides,
+    pub(crate) pause: Option<Pause>,
+}
+
+impl Operator {
+    pub(crate) fn as_op(&self) -> OperatorOp<'_> {
+        let Overrides {
+            max_attempts,
+            max_dead,
+            gap,
+            after_dead,
+        } = self.overrides;
+        OperatorOp {
+            max_attempts,
+            max_dead,
+            gap,
+            hold_key: after_dead.map(|after| after == AfterDead::HoldKey),
+            pause: self
+                .pause
+                .as_ref()
+                .map(|pause| (pause.since.as_millis(), &*pause.reason)),
+        }
+    }
+
+    /// What holds, when members declare this.
+    pub(crate) fn over(&self, declared: &Settings) -> Settings {
+        let Overrides {
+            max_attempts,
+            max_dead,
+            gap,
+            after_dead,
+        } = self.overrides;
+        let hold_key = after_dead.map(|after| after == AfterDead::HoldKey);
+        Settings {
+            max_attempts: max_attempts.unwrap_or(declared.max_attempts),
+            max_dead: max_dead.unwrap_or(declared.max_dead),
+            gap: gap.unwrap_or(declared.gap),
+            // Members that do not declare it would go on with what they have of the key.
+            hold_key: declared.hold_key && hold_key.unwrap_or(true),
+            ..declared.clone()
+        }
+    }
+}
+
+impl From<&OperatorOp<'_>> for Operator {
+    fn from(op: &OperatorOp<'_>) -> Operator {
+        let after = |hold| match hold {
+            true => AfterDead::HoldKey,
+            false => AfterDead::Continue,
+        };
+        Operator {
+            overrides: Overrides {
+                max_attempts: op.max_attempts,
+                max_dead: op.max_dead,
+                gap: op.gap,
+                after_dead: op.hold_key.map(after),
+            },
+            pause: op.pause.map(|(since, reason)| Pause {
+                reason: reason.into(),
+                since: Timestamp::from_millis(since),
+            }),
+        }
+    }
 }
 
 impl Settings {
@@ -45,6 +121,7 @@ impl Settings {
             max_dead: self.max_dead,
             gap: self.gap,
             dead_topic: self.dead_topic.as_deref(),
+            hold_key: self.hold_key,
         }
     }
 }
@@ -57,6 +134,7 @@ impl From<&GroupSettings<'_>> for Settings {
             max_dead: op.max_dead,
             gap: op.gap,
             dead_topic: op.dead_topic.map(Box::from),
+            hold_key: op.hold_key,
         }
     }
 }
@@ -79,7 +157,7 @@ impl Group {
         id: GroupId,
         name: Name,
         topic: TopicId,
-        settings: Settings,
+        declared: Settings,
         shards: usize,
         stamp: u64,
     ) -> Group {
@@ -87,7 +165,9 @@ impl Group {
             id,
             name,
             topic,
-            settings,
+            settings: declared.clone(),
+            declared,
+            operator: Operator::default(),
             shards: Vec::new(),
             dead: BTreeMap::new(),
             graveyard: Stream::default(),
@@ -96,6 +176,26 @@ impl Group {
         };
         group.grow(shards);
         group
+    }
+
+    /// Members declare this from now on.
+    pub(crate) fn declare(&mut self, declared: Settings) {
+        self.declared = declared;
+        self.settle_rules();
+    }
+
+    /// An operator set this.
+    pub(crate) fn alter(&mut self, operator: Operator) {
+        self.operator = operator;
+        self.settle_rules();
+    }
+
+    fn settle_rules(&mut self) {
+        let held = self.settings.hold_key;
+        self.settings = self.operator.over(&self.declared);
+        if held && !self.settings.hold_key {
+            self.shards.iter_mut().for_each(Shard::let_go_all);
+        }
     }
 
     /// Messages that are out under this receipt come back, with their attempt counted; nothing when it is void.
@@ -125,13 +225,21 @@ impl Group {
 
     /// Why it takes nothing now.
     pub(crate) fn paused(&self) -> Option<Arc<str>> {
-        (self.dead.len() as u64 >= self.settings.max_dead).then(|| {
+        if let Some(pause) = &self.operator.pause {
+            return Some(format!("paused by an operator: {}", pause.reason).into());
+        }
+        self.has_too_many_dead().then(|| {
             format!(
                 "it has {} dead letters, as many as it may keep: redrive them, or raise the limit",
                 self.dead.len()
             )
             .into()
         })
+    }
+
+    /// True when no more messages are taken for the dead letters that are there.
+    pub(crate) fn has_too_many_dead(&self) -> bool {
+        self.dead.len() as u64 >= self.settings.max_dead
     }
 
     /// The earliest offset of a shard that a message needs which is parked or out.
@@ -142,6 +250,9 @@ impl Group {
     pub(crate) fn bury(&mut self, shard: u32, offset: u64, op: &DeadOp<'_>) {
         if let Some(shard) = self.shards.get_mut(shard as usize) {
             shard.settle(offset, 1);
+            if self.settings.hold_key {
+                shard.parking.hold(op.key, offset, op.number);
+            }
         }
         let dead = Dead {
             shard,
@@ -165,18 +276,18 @@ impl Group {
         let Some(shard) = self.shards.get_mut(dead.shard as usize) else {
             return;
         };
-        if !shard.is_settled(dead.offset) {
-            return;
+        if shard.is_settled(dead.offset) {
+            let op = ParkOp {
+                due: 0,
+                delay_ms: 0,
+                attempts: 0,
+                key: if self.settings.key_order { dead.key } else { 0 },
+                reason: &dead.reason,
+            };
+            shard.put_parked(dead.offset, &op, Some(number));
         }
-        let parked = Parked {
-            due: 0,
-            delay_ms: 0,
-            attempts: 0,
-            key: if self.settings.key_order { dead.key } else { 0 },
-            reason: Some(dead.reason),
-            redriven: Some(number),
-        };
-        shard.put_parked(dead.offset, parked);
+        // After it is parked: it is the first of its key.
+        shard.let_go(dead.key, dead.offset);
     }
 
     /// The earliest dead letter whose copy is needed; everything before it may go.
@@ -185,7 +296,7 @@ impl Group {
         let redriven = self
             .shards
             .iter()
-            .flat_map(|shard| shard.parked.values().filter_map(|parked| parked.redriven))
+            .filter_map(|shard| shard.parking.first_grave())
             .min();
         dead.into_iter()
             .chain(redriven)
@@ -196,7 +307,8 @@ impl Group {
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_bytes(out, self.name.as_bytes());
         put_u64(out, u64::from(self.topic));
-        self.settings.as_op().encode(out);
+        self.declared.as_op().encode(out);
+        self.operator.as_op().encode(out);
         put_u64(out, self.shards.len() as u64);
         self.shards.iter().for_each(|shard| shard.encode(out));
         self.graveyard.encode(out);
@@ -219,9 +331,11 @@ impl Group {
     pub(crate) fn decode(r: &mut Reader<'_>, id: GroupId, stamp: u64) -> Decoded<Group> {
         let name = Name::new(r.str()?).map_err(|_| Malformed)?;
         let topic = r.u32()?;
-        let settings = Settings::from(&GroupSettings::decode(r)?);
+        let declared = Settings::from(&GroupSettings::decode(r)?);
+        let operator = Operator::from(&OperatorOp::decode(r)?);
         let count = r.count(5)?;
-        let mut group = Group::new(id, name, topic, settings, count, stamp);
+        let mut group = Group::new(id, name, topic, declared, count, stamp);
+        group.alter(operator);
         for shard in &mut group.shards {
             *shard = Shard::decode(r)?;
         }

@@ -20,7 +20,7 @@ pub(crate) mod members;
 pub(crate) mod shard;
 pub(crate) mod topic;
 
-use group::{Group, Settings};
+use group::{Group, Operator, Settings};
 use ledger::{Ledger, PARTS, full_key, part_of};
 use topic::Topic;
 
@@ -189,7 +189,7 @@ impl State {
         {
             self.next_group = self.next_group.max(id + 1);
             match self.groups.get_mut(id) {
-                Some(group) if seq > group.stamp => group.settings = Settings::from(settings),
+                Some(group) if seq > group.stamp => group.declare(Settings::from(settings)),
                 Some(_) => {}
                 None if seq <= self.listed => {}
                 None => {
@@ -213,6 +213,7 @@ impl State {
                 return Some(StreamId::dead(id));
             }
             Op::Redrive { number, .. } => group.redrive(*number),
+            Op::AlterGroup { operator, .. } => group.alter(Operator::from(operator)),
             _ => {
                 let shard = group.shards.get_mut(shard as usize)?;
                 match op {
@@ -441,7 +442,7 @@ impl State {
 }
 
 impl Op<'_> {
-    /// The group and shard that it is about (shard 0 for a redrive, which finds its own).
+    /// The group and shard that it is about (shard 0 for what is about the whole group).
     fn group_shard(&self) -> Option<(GroupId, u32)> {
         match self {
             Op::Seek { group, shard, .. }
@@ -450,7 +451,7 @@ impl Op<'_> {
             | Op::Release { group, shard, .. }
             | Op::Park { group, shard, .. }
             | Op::Dead { group, shard, .. } => Some((*group, *shard)),
-            Op::Redrive { group, .. } => Some((*group, 0)),
+            Op::Redrive { group, .. } | Op::AlterGroup { id: group, .. } => Some((*group, 0)),
             _ => None,
         }
     }

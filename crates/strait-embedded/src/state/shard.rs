@@ -16,9 +16,14 @@ use std::time::Duration;
 
 use rapidhash::RapidHashMap;
 
-use crate::codec::{Decoded, Reader, put_option, put_u64};
+use crate::codec::{Decoded, Reader, put_u64};
 use crate::ops::ParkOp;
 use crate::ranges::RangeSet;
+
+mod parking;
+mod reasons;
+
+pub(crate) use parking::Parking;
 
 #[derive(Debug, Default)]
 pub(crate) struct Shard {
@@ -32,11 +37,7 @@ pub(crate) struct Shard {
     pub(crate) next: u64,
     /// Attempts of unsettled messages below `next` that are not parked, where they are not 1.
     attempts: BTreeMap<u64, u32>,
-    pub(crate) parked: BTreeMap<u64, Parked>,
-    /// Parked offsets by the hash of their key: only the first of each may go out. Derived.
-    keys: RapidHashMap<u64, BTreeSet<u64>>,
-    /// Parked offsets that may go out, by the time from which on. Derived; without those that are leased.
-    due: BTreeSet<(i64, u64)>,
+    pub(crate) parking: Parking,
     /// Granted before, unsettled, not leased, not parked. Derived.
     pub(crate) returned: RangeSet,
     /// What is out, by first offset. Not durable.
@@ -44,19 +45,6 @@ pub(crate) struct Shard {
     /// By the hash of their key, the offsets that are about to be parked. Not durable; one that is no longer leased so is
     /// over.
     settling: RapidHashMap<u64, BTreeSet<u64>>,
-}
-
-/// A message that waits for its next attempt.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Parked {
-    pub(crate) due: i64,
-    pub(crate) delay_ms: u64,
-    pub(crate) attempts: u32,
-    /// Hash of the key; 0: waits for nobody and nobody waits for it.
-    pub(crate) key: u64,
-    pub(crate) reason: Option<Arc<str>>,
-    /// The number of the dead letter that it was, which holds its body; otherwise the body is at its offset.
-    pub(crate) redriven: Option<u64>,
 }
 
 /// A range that is out with a member.
@@ -78,8 +66,8 @@ pub(crate) struct Lease {
 impl Shard {
     /// Attempts made with an unsettled message that was granted.
     pub(crate) fn attempts_of(&self, offset: u64) -> u32 {
-        match self.parked.get(&offset) {
-            Some(parked) => parked.attempts,
+        match self.parking.attempts(offset) {
+            Some(attempts) => attempts,
             None if offset < self.next => self.attempts.get(&offset).copied().unwrap_or(1),
             None => 0,
         }
@@ -87,28 +75,21 @@ impl Shard {
 
     /// True when the message was settled, or lies before the group's beginning, and did not come back since.
     pub(crate) fn is_settled(&self, offset: u64) -> bool {
-        (offset < self.low || self.done.contains(offset)) && !self.parked.contains_key(&offset)
+        (offset < self.low || self.done.contains(offset)) && !self.parking.contains(offset)
     }
 
     /// The earliest offset whose body is needed: it is parked, or out. The dead letters have their own bodies.
     pub(crate) fn needed_from(&self) -> Option<u64> {
-        let own = |offset: &u64| {
-            let parked = self.parked.get(offset);
-            parked.is_none_or(|parked| parked.redriven.is_none())
-        };
-        let parked = self.parked.keys().copied().find(own);
+        let own = |offset: &u64| self.parking.redriven(*offset).is_none();
+        let parked = self.parking.first_of_partition();
         let leased = self.leases.keys().copied().find(own);
         parked.into_iter().chain(leased).min()
     }
 
     /// Messages not settled, up to `end`.
     pub(crate) fn lag(&self, end: u64) -> u64 {
-        let redriven = self
-            .parked
-            .values()
-            .filter(|parked| parked.redriven.is_some())
-            .count();
-        end.saturating_sub(self.low).saturating_sub(self.done.len()) + redriven as u64
+        let ahead = end.saturating_sub(self.low).saturating_sub(self.done.len());
+        ahead + self.parking.redriven_len()
     }
 
     /// Messages that are out.
@@ -121,49 +102,24 @@ impl Shard {
 
     /// The reason of the last failure, where one is known.
     pub(crate) fn last_reason(&self, offset: u64) -> Option<Arc<str>> {
-        self.parked
-            .get(&offset)
-            .and_then(|parked| parked.reason.clone())
+        self.parking.reason(offset)
     }
 
-    /// True while a message of this key is parked, or about to be, before `offset`: it must wait.
+    /// True while a message of this key is parked, or about to be, before `offset`, or a dead letter holds the key: it
+    /// must wait.
     pub(crate) fn is_blocked(&self, key: u64, offset: u64) -> bool {
-        let before = |offsets: &BTreeSet<u64>| offsets.first().is_some_and(|first| *first < offset);
         let settling = |offset: &u64| self.lease_of(*offset).is_some_and(|lease| lease.settling);
         key != 0
-            && (self.keys.get(&key).is_some_and(before)
+            && (self.parking.is_blocked(key, offset)
                 || self
                     .settling
                     .get(&key)
                     .is_some_and(|offsets| offsets.range(..offset).any(settling)))
     }
 
-    /// True while any key may wait for a parked message.
-    pub(crate) fn any_key_parked(&self) -> bool {
-        !self.keys.is_empty() || !self.settling.is_empty()
-    }
-
-    /// True when a parked message may go out at `now`.
-    pub(crate) fn is_due(&self, now: i64) -> bool {
-        self.due.first().is_some_and(|(due, _)| *due <= now)
-    }
-
-    /// The first time after `now` at which a parked message becomes due.
-    pub(crate) fn next_due(&self, now: i64) -> Option<i64> {
-        self.due
-            .range((now.saturating_add(1), 0)..)
-            .next()
-            .map(|(due, _)| *due)
-    }
-
-    /// The first `most` parked messages that may go out at `now`.
-    pub(crate) fn due_at(&self, now: i64, most: usize) -> Vec<u64> {
-        self.due
-            .iter()
-            .take_while(|(due, _)| *due <= now)
-            .take(most)
-            .map(|(_, o)| *o)
-            .collect()
+    /// True while any key may wait for something.
+    pub(crate) fn any_key_waits(&self) -> bool {
+        self.parking.any_key() || !self.settling.is_empty()
     }
 
     // ---- durable changes: what replay does, too ----
@@ -193,12 +149,8 @@ impl Shard {
     pub(crate) fn grant(&mut self, first: u64, count: u32) {
         let end = first + u64::from(count);
         for offset in first..end.min(self.next) {
-            match self.parked.get_mut(&offset) {
-                Some(parked) => {
-                    parked.attempts += 1;
-                    self.due.remove(&(parked.due, offset));
-                }
-                None => *self.attempts.entry(offset).or_insert(1) += 1,
+            if !self.parking.grant(offset) {
+                *self.attempts.entry(offset).or_insert(1) += 1;
             }
         }
         self.returned.remove(first, end);
@@ -224,97 +176,63 @@ impl Shard {
     /// Hands back unsettled messages; the attempt of their grant does not count.
     pub(crate) fn release(&mut self, first: u64, count: u32) {
         let end = first + u64::from(count);
-        let untouched = self.parked.range(first..end).next().is_none()
-            && self.attempts.range(first..end).next().is_none();
+        let untouched =
+            !self.parking.any_in(first, end) && self.attempts.range(first..end).next().is_none();
         if end == self.next && first >= self.low && untouched {
             // The newest ones, at their first attempt: as if never granted.
             self.next = first;
             return;
         }
         for offset in first..end {
-            match self.parked.get_mut(&offset) {
-                Some(parked) => {
-                    parked.attempts = parked.attempts.saturating_sub(1);
-                    self.offer(offset);
-                }
-                None => {
-                    let attempts = self.attempts.entry(offset).or_insert(1);
-                    *attempts = attempts.saturating_sub(1);
-                    self.returned.insert(offset, offset + 1);
-                }
+            let leases = &self.leases;
+            let released = self
+                .parking
+                .release(offset, &|o| lease_at(leases, o).is_some());
+            if !released {
+                let attempts = self.attempts.entry(offset).or_insert(1);
+                *attempts = attempts.saturating_sub(1);
+                self.returned.insert(offset, offset + 1);
             }
         }
     }
 
     pub(crate) fn park(&mut self, offset: u64, op: &ParkOp<'_>) {
-        let redriven = self.parked.get(&offset).and_then(|parked| parked.redriven);
-        self.put_parked(
-            offset,
-            Parked {
-                due: op.due,
-                delay_ms: op.delay_ms,
-                attempts: op.attempts,
-                key: op.key,
-                reason: Some(op.reason.into()).filter(|_| !op.reason.is_empty()),
-                redriven,
-            },
-        );
+        self.put_parked(offset, op, self.parking.redriven(offset));
     }
 
-    pub(crate) fn put_parked(&mut self, offset: u64, parked: Parked) {
+    /// Parks it; `redriven` is the number of the dead letter that holds its body.
+    pub(crate) fn put_parked(&mut self, offset: u64, op: &ParkOp<'_>, redriven: Option<u64>) {
         self.unpark(offset, offset + 1);
         self.attempts.remove(&offset);
         self.returned.remove(offset, offset + 1);
-        let key = parked.key;
-        if let Some(settling) = self.settling.get_mut(&key) {
+        if let Some(settling) = self.settling.get_mut(&op.key) {
             settling.remove(&offset);
             if settling.is_empty() {
-                self.settling.remove(&key);
+                self.settling.remove(&op.key);
             }
         }
-        self.parked.insert(offset, parked);
-        if key != 0 {
-            let waiting = self.keys.entry(key).or_default();
-            waiting.insert(offset);
-            if let Some(next) = waiting.range(offset + 1..).next().copied()
-                && let Some(later) = self.parked.get(&next)
-            {
-                self.due.remove(&(later.due, next));
-            }
-        }
-        self.offer(offset);
+        let leases = &self.leases;
+        self.parking
+            .insert(offset, op, redriven, &|o| lease_at(leases, o).is_some());
     }
 
     fn unpark(&mut self, first: u64, end: u64) {
-        while let Some((&offset, _)) = self.parked.range(first..end).next() {
-            let Some(parked) = self.parked.remove(&offset) else {
-                return;
-            };
-            self.due.remove(&(parked.due, offset));
-            if parked.key == 0 {
-                continue;
-            }
-            let Some(waiting) = self.keys.get_mut(&parked.key) else {
-                continue;
-            };
-            waiting.remove(&offset);
-            match waiting.first().copied() {
-                Some(next) => self.offer(next),
-                None => drop(self.keys.remove(&parked.key)),
-            }
-        }
+        let leases = &self.leases;
+        self.parking
+            .remove(first, end, &|o| lease_at(leases, o).is_some());
     }
 
-    /// Puts a parked message among those that may go out, if it is the first of its key and not out already.
-    fn offer(&mut self, offset: u64) {
-        let Some(parked) = self.parked.get(&offset) else {
-            return;
-        };
-        let first = parked.key == 0
-            || self.keys.get(&parked.key).and_then(|all| all.first()) == Some(&offset);
-        if first && self.lease_of(offset).is_none() {
-            self.due.insert((parked.due, offset));
-        }
+    /// The dead letter that was at `offset` holds its key no more.
+    pub(crate) fn let_go(&mut self, key: u64, offset: u64) {
+        let leases = &self.leases;
+        self.parking
+            .let_go(key, offset, &|o| lease_at(leases, o).is_some());
+    }
+
+    /// No dead letter holds a key any more.
+    pub(crate) fn let_go_all(&mut self) {
+        let leases = &self.leases;
+        self.parking.let_go_all(&|o| lease_at(leases, o).is_some());
     }
 
     // ---- leases: in memory only ----
@@ -324,8 +242,7 @@ impl Shard {
     }
 
     pub(crate) fn lease_of(&self, offset: u64) -> Option<Lease> {
-        let (_, lease) = self.leases.range(..=offset).next_back()?;
-        (offset < lease.end).then_some(*lease)
+        lease_at(&self.leases, offset)
     }
 
     /// True when all of the range is out under this grant.
@@ -469,10 +386,11 @@ impl Shard {
             .for_each(|(s, e)| {
                 self.returned.remove(s, e);
             });
-        let parked: Vec<u64> = self.parked.range(first..end).map(|(o, _)| *o).collect();
-        for offset in parked {
+        let leases = &self.leases;
+        for offset in self.parking.in_range(first, end) {
             self.returned.remove(offset, offset + 1);
-            self.offer(offset);
+            self.parking
+                .offer(offset, &|o| lease_at(leases, o).is_some());
         }
     }
 
@@ -493,20 +411,7 @@ impl Shard {
             put_u64(out, *offset);
             put_u64(out, u64::from(*attempts));
         }
-        put_u64(out, self.parked.len() as u64);
-        for (offset, parked) in &self.parked {
-            put_u64(out, *offset);
-            put_option(out, parked.redriven);
-            let reason = parked.reason.as_deref().unwrap_or_default();
-            ParkOp {
-                due: parked.due,
-                delay_ms: parked.delay_ms,
-                attempts: parked.attempts,
-                key: parked.key,
-                reason,
-            }
-            .encode(out);
-        }
+        self.parking.encode(out);
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Decoded<Shard> {
@@ -524,14 +429,7 @@ impl Shard {
             let (offset, attempts) = (r.u64()?, r.u32()?);
             shard.attempts.insert(offset, attempts);
         }
-        for _ in 0..r.count(7)? {
-            let (offset, redriven) = (r.u64()?, r.option()?);
-            let op = ParkOp::decode(r)?;
-            shard.park(offset, &op);
-            if let Some(parked) = shard.parked.get_mut(&offset) {
-                parked.redriven = redriven;
-            }
-        }
+        shard.parking = Parking::decode(r)?;
         Ok(shard)
     }
 
@@ -539,21 +437,15 @@ impl Shard {
     pub(crate) fn recovered(&mut self, now: i64) {
         self.leases.clear();
         self.settling.clear();
-        self.due.clear();
-        let offsets: Vec<u64> = self.parked.keys().copied().collect();
-        for offset in offsets {
-            if let Some(parked) = self.parked.get_mut(&offset) {
-                // One more, as when it was parked: the present millisecond has begun.
-                let begun = i64::from(parked.delay_ms > 0);
-                let delay = i64::try_from(parked.delay_ms).unwrap_or(i64::MAX);
-                let latest = now.saturating_add(delay).saturating_add(begun);
-                parked.due = parked.due.min(latest);
-            }
-            self.offer(offset);
-        }
+        self.parking.recovered(now);
         self.returned.clear();
         self.take_back_range(self.low, self.next);
     }
+}
+
+fn lease_at(leases: &BTreeMap<u64, Lease>, offset: u64) -> Option<Lease> {
+    let (_, lease) = leases.range(..=offset).next_back()?;
+    (offset < lease.end).then_some(*lease)
 }
 
 #[cfg(test)]

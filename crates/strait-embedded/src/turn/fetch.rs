@@ -21,8 +21,11 @@ impl Turn<'_> {
         if let Some(member) = group.members.get(fetch.consumer) {
             member.ready = false;
         }
+        if group.operator.pause.is_some() {
+            return None;
+        }
         let key_order = group.settings.key_order;
-        let paused = group.paused().is_some();
+        let paused = group.has_too_many_dead();
         let mut found = None;
         for shard in group.members.open_to(fetch.consumer) {
             let stream = &topic.partitions.get(shard as usize)?.stream;
@@ -217,7 +220,7 @@ fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
         offset,
         attempt: state.attempts_of(offset) + 1,
         reason: state.last_reason(offset),
-        redriven: state.parked.get(&offset).and_then(|parked| parked.redriven),
+        redriven: state.parking.redriven(offset),
     };
     let mut picked = Vec::new();
     for offset in state
@@ -236,7 +239,12 @@ fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
         return picked;
     }
     if picked.is_empty() {
-        picked = state.due_at(now, items).into_iter().map(again).collect();
+        picked = state
+            .parking
+            .due_at(now, items)
+            .into_iter()
+            .map(again)
+            .collect();
     }
     picked
 }

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use strait_core::events::{GroupSpec, Order};
-use strait_core::{Error, Kind, Name, Position, Result};
+use strait_core::events::{AfterDead, GroupChange, GroupSpec, Order, Overrides, Pause};
+use strait_core::{Error, Kind, Name, Position, Result, Timestamp};
 
 use super::{Turn, no_such_group, no_such_partition, no_such_topic};
 use crate::command::{Join, SeekTo};
@@ -33,10 +33,14 @@ impl Turn<'_> {
             max_dead: spec.max_dead,
             gap: spec.gap,
             dead_topic: spec.dead_topic.as_deref().map(Box::from),
+            hold_key: spec.after_dead == AfterDead::HoldKey,
         };
         let known = self.state.group_named(&spec.group, &spec.topic);
         let id = known.map_or(self.state.next_group, |group| group.id);
-        if known.is_none_or(|group| group.settings != settings) {
+        if let Some(known) = known {
+            check_rules(&known.operator.over(&settings), &spec.group, &spec.topic)?;
+        }
+        if known.is_none_or(|group| group.declared != settings) {
             let op = Op::PutGroup {
                 id,
                 topic,
@@ -122,6 +126,55 @@ impl Turn<'_> {
         Ok(Position::at(to))
     }
 
+    /// An operator's change.
+    pub(super) fn alter_group(
+        &mut self,
+        group: &Name,
+        topic: &Name,
+        change: GroupChange,
+    ) -> Result<()> {
+        let id = self.group_id(group, topic)?;
+        let Some(found) = self.state.groups.get(&id) else {
+            return Err(no_such_group(group, topic));
+        };
+        let mut operator = found.operator.clone();
+        let Overrides {
+            max_attempts,
+            max_dead,
+            gap,
+            after_dead,
+        } = &mut operator.overrides;
+        change.max_attempts.apply(max_attempts);
+        change.max_dead.apply(max_dead);
+        change.gap.apply(gap);
+        change.after_dead.apply(after_dead);
+        let mut reason = operator.pause.as_ref().map(|pause| pause.reason.clone());
+        change.pause.apply(&mut reason);
+        let since = operator.pause.as_ref().map(|pause| pause.since);
+        operator.pause = reason.map(|reason| Pause {
+            reason,
+            since: since.unwrap_or(Timestamp::from_millis(self.now.wall)),
+        });
+        if operator.overrides.after_dead == Some(AfterDead::HoldKey) && !found.declared.hold_key {
+            return Err(hold_not_declared(group, topic));
+        }
+        check_rules(&operator.over(&found.declared), group, topic)?;
+        check_pause(operator.pause.as_ref(), group)?;
+        if operator == found.operator {
+            return Ok(());
+        }
+        let op = Op::AlterGroup {
+            id,
+            operator: operator.as_op(),
+        };
+        self.record(|turn| turn.emit(&op, None));
+        if let Some(group) = self.state.groups.get_mut(&id) {
+            group.members.wake_all();
+        }
+        self.alarm_for(id);
+        Ok(())
+    }
+
     pub(super) fn delete_group(&mut self, group: &Name, topic: &Name) -> Result<()> {
         let id = self.group_id(group, topic)?;
         if let Some(group) = self.state.groups.get(&id) {
@@ -201,7 +254,7 @@ impl Turn<'_> {
             let due = group
                 .shards
                 .get(shard as usize)
-                .is_some_and(|s| s.is_due(self.now.wall));
+                .is_some_and(|s| s.parking.is_due(self.now.wall));
             if due {
                 group.members.wake_owner(shard);
             }
@@ -230,7 +283,7 @@ impl Turn<'_> {
 
     /// When the next parked message becomes due. Those that are due already need no alarm: their owner was woken.
     pub(super) fn next_due(&self, shard: &Shard) -> Option<Duration> {
-        let due = shard.next_due(self.now.wall)?;
+        let due = shard.parking.next_due(self.now.wall)?;
         let wait = u64::try_from(due - self.now.wall).unwrap_or(0);
         Some(self.now.monotonic + Duration::from_millis(wait))
     }
@@ -243,6 +296,8 @@ fn check_spec(spec: &GroupSpec) -> Result<()> {
         "the lease is 0: every message would be lost at once"
     } else if spec.gap == 0 {
         "the gap is 0: no message could be out"
+    } else if spec.after_dead == AfterDead::HoldKey && spec.order == Order::Free {
+        return Err(hold_needs_order(&spec.group, &spec.topic));
     } else {
         return Ok(());
     };
@@ -250,6 +305,69 @@ fn check_spec(spec: &GroupSpec) -> Result<()> {
         Kind::Rejected,
         format!("group `{}`: {fault}", spec.group),
     ))
+}
+
+/// What holds of what members declare and an operator set must make sense together.
+fn check_rules(settings: &Settings, group: &Name, topic: &Name) -> Result<()> {
+    let fault = if settings.max_attempts == 0 {
+        "max_attempts is 0: a message could never be handled"
+    } else if settings.gap == 0 {
+        "the gap is 0: no message could be out"
+    } else if settings.hold_key && !settings.key_order {
+        return Err(hold_needs_order(group, topic));
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(
+        Kind::Rejected,
+        format!("group `{group}` on `{topic}`: {fault}"),
+    )
+    .with("group", group)
+    .with("topic", topic)
+    .next("give it at least 1"))
+}
+
+fn hold_needs_order(group: &Name, topic: &Name) -> Error {
+    Error::new(
+        Kind::Rejected,
+        format!(
+            "group `{group}` on `{topic}` keeps no order of keys, so that a dead letter cannot hold its key (hold_key)"
+        ),
+    )
+    .with("group", group)
+    .with("topic", topic)
+    .next("let it keep the order of keys, or let keys go on after a dead letter (continue); `strait group show` says which of the two an operator set")
+}
+
+fn hold_not_declared(group: &Name, topic: &Name) -> Error {
+    Error::new(
+        Kind::Rejected,
+        format!(
+            "the members of group `{group}` on `{topic}` do not declare that a dead letter holds its key, and would go on with what they have of it"
+        ),
+    )
+    .with("group", group)
+    .with("topic", topic)
+    .next("declare it in the program: `.after_dead(AfterDead::HoldKey)`")
+}
+
+/// Longest reason of a pause, in bytes.
+const PAUSE_REASON: usize = 1000;
+
+fn check_pause(pause: Option<&Pause>, group: &Name) -> Result<()> {
+    let fault = match pause.map(|pause| pause.reason.len()) {
+        Some(0) => "needs a reason: who finds it paused must know why".to_owned(),
+        Some(long) if long > PAUSE_REASON => {
+            format!("has a reason of {long} bytes, at most {PAUSE_REASON} are kept")
+        }
+        _ => return Ok(()),
+    };
+    Err(Error::new(
+        Kind::Rejected,
+        format!("the pause of group `{group}` {fault}"),
+    )
+    .with("group", group)
+    .next("say in a sentence why it is paused"))
 }
 
 fn refuse_live(group: &Group, what: &str) -> Result<()> {

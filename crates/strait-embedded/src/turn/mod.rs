@@ -150,6 +150,9 @@ impl<'a> Turn<'a> {
             Command::DeleteGroup(group, topic, to) => {
                 Reply::Unit(to, self.delete_group(&group, &topic))
             }
+            Command::AlterGroup(group, topic, change, to) => {
+                Reply::Unit(to, self.alter_group(&group, &topic, change))
+            }
             Command::Redrive {
                 group,
                 topic,

@@ -7,8 +7,8 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive,
-    Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
+    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{
     Arrival, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut, Health, Lanes,
@@ -68,6 +68,15 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     }
     fn group(&self, info: GroupInfo) -> GroupInfo {
         info
+    }
+    fn alter_group(
+        &self,
+        to: &True,
+        group: Name,
+        topic: Name,
+        change: GroupChange,
+    ) -> Fut<Result<GroupInfo>> {
+        to.events.alter_group(group, topic, change)
     }
     fn seek(&self, seek: Seek) -> Seek {
         seek
@@ -202,6 +211,9 @@ impl Events for Bent {
         let asked = self.to.events.group(group, topic);
         let bend = self.bend.clone();
         Box::pin(async move { Ok(bend.group(asked.await?)) })
+    }
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>> {
+        self.bend.alter_group(&self.to, group, topic, change)
     }
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
         self.to.events.seek(self.bend.seek(seek))

@@ -11,6 +11,7 @@ mod bent;
 mod modest;
 mod mutants;
 mod place;
+mod steering;
 
 fn main() -> ExitCode {
     let directory = Target::new("directory", || async {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Expected, GroupSpec, KeyVersion, Order, ReadKey, Start, TopicInfo, TopicSpec,
+    AfterDead, Append, Caps, Expected, GroupChange, GroupInfo, GroupSpec, KeyVersion, Order,
+    ReadKey, Start, TopicInfo, TopicSpec,
 };
 use strait_core::{
     Claim, Claimed, Consumer, Control, Error, Fence, Fut, Message, Name, Offer, Outcome, Position,
@@ -29,6 +30,8 @@ pub(crate) fn next_to_nothing(caps: Caps) -> Caps {
         lease_extension: no,
         parking: no,
         dead_letters: no,
+        hold_key: no,
+        alter_group: no,
         retention_age: no,
         retention_bytes: no,
         ..caps
@@ -83,10 +86,20 @@ impl Bend for Modest {
     }
 
     fn join(&self, to: &True, spec: GroupSpec) -> Fut<Result<Consumer>> {
-        if spec.order == Order::Key {
+        if spec.order == Order::Key || spec.after_dead == AfterDead::HoldKey {
             return refuse("order by key");
         }
         to.events.join(spec)
+    }
+
+    fn alter_group(
+        &self,
+        _to: &True,
+        _group: Name,
+        _topic: Name,
+        _change: GroupChange,
+    ) -> Fut<Result<GroupInfo>> {
+        refuse("a change of a group")
     }
 
     fn extend(

@@ -45,6 +45,8 @@ const SILENCE: &[(&str, &str)] = &[
     ("refused_lease_extension", "it was accepted"),
     ("refused_retry", "was to be refused: Applied"),
     ("refused_dead_letters", "was to be refused: Applied"),
+    ("refused_hold_key", "it was accepted"),
+    ("refused_alter_group", "it was accepted"),
     ("refused_retention_age", "it was accepted"),
     ("refused_retention_bytes", "it was accepted"),
 ];
@@ -53,7 +55,7 @@ const SILENCE: &[(&str, &str)] = &[
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// Its name, what it does otherwise, the cases that catch it with a part of what they must say.
-type Mutant = (
+pub(crate) type Mutant = (
     &'static str,
     Arc<dyn Bend>,
     &'static [(&'static str, &'static str)],
@@ -61,7 +63,8 @@ type Mutant = (
 
 fn all() -> Vec<Mutant> {
     let all = log().into_iter().chain(units()).chain(specs());
-    all.chain(groups()).chain(verdicts()).collect()
+    let all = all.chain(groups()).chain(verdicts());
+    all.chain(crate::steering::mutants()).collect()
 }
 
 fn log() -> [Mutant; 8] {
@@ -380,7 +383,13 @@ fn verdicts() -> [Mutant; 8] {
 
 /// In memory, but for the mutants that are caught by reopening.
 fn mutant(name: &str, bend: Arc<dyn Bend>) -> Target {
-    let reopens = ["loses_completed_ranges", "tries_for_ever"].contains(&name);
+    let reopens = [
+        "loses_completed_ranges",
+        "tries_for_ever",
+        "forgets_changes",
+        "skips_new_partitions",
+    ]
+    .contains(&name);
     Target::new("mutant", move || {
         let bend = bend.clone();
         async move {

@@ -1,8 +1,8 @@
 //! The events lane over a connection.
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive,
-    Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
+    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -107,6 +107,11 @@ impl Events for RemoteEvents {
 
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
         self.call(kind::SEEK, Effects::Once, &seek)
+    }
+
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>> {
+        let request = ((group, topic), change);
+        self.call(kind::ALTER_GROUP, Effects::Repeatable, &request)
     }
 
     fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {

@@ -1,8 +1,8 @@
 //! The events lane over an engine that may be lost meanwhile.
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive,
-    Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
+    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -107,6 +107,12 @@ impl Events for ReconnectEvents {
 
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
         self.again(Effects::Once, move |events| events.seek(seek.clone()))
+    }
+
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>> {
+        self.again(Effects::Repeatable, move |events| {
+            events.alter_group(group.clone(), topic.clone(), change.clone())
+        })
     }
 
     fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {

@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Cursor, Events, GroupSpec, ReadKey, Redrive, Seek, Start, TopicChange, TopicSpec,
+    Append, Cursor, Events, GroupChange, GroupSpec, ReadKey, Redrive, Seek, Start, TopicChange,
+    TopicSpec,
 };
 use strait_core::{
     Claim, Error, Fence, Fut, Kind, Name, Outcome, Receipt, Result, Shard, Unit, Verdict,
@@ -58,7 +59,7 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
             }
         }
         kind::LEAVE => conn.leave_after(id, read(payload)?),
-        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::REDRIVE => {
+        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::ALTER_GROUP => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -132,6 +133,10 @@ fn events_request(events: &dyn Events, kind: u8, payload: Bytes) -> Result<Fut<O
         kind::DEAD_LETTERS => {
             let of: DeadLettersOf = read(payload)?;
             answer(events.dead_letters(of.group, of.topic, of.from, of.limit))
+        }
+        kind::ALTER_GROUP => {
+            let ((group, topic), change): ((Name, Name), GroupChange) = read(payload)?;
+            answer(events.alter_group(group, topic, change))
         }
         // `begin` lets only the kinds of requests through, and this is the last one.
         _ => answer(events.redrive(read::<Redrive>(payload)?)),

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Cursor, Durability, Expected, GroupInfo, GroupSpec, MemberInfo, Order,
-    PartitionInfo, ReadKey, Redrive, Retention, Seek, ShardInfo, Start, TopicChange, TopicInfo,
-    TopicSpec,
+    AfterDead, Append, Caps, Cursor, Durability, Expected, GroupChange, GroupInfo, GroupRules,
+    GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey, Redrive,
+    Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec, Waits,
 };
 use strait_core::{Offer, Result};
 
@@ -68,6 +68,8 @@ wire_struct!(Caps {
     lease_extension,
     parking,
     dead_letters,
+    hold_key,
+    alter_group,
     completed_ranges,
     retention_age,
     retention_bytes,
@@ -114,7 +116,39 @@ wire_struct!(GroupInfo {
     members,
     shards,
     dead,
-    paused
+    paused,
+    pause,
+    declared,
+    overrides
+});
+wire_struct!(Pause { reason, since });
+wire_struct!(Overrides {
+    max_attempts,
+    max_dead,
+    gap,
+    after_dead
+});
+wire_struct!(GroupRules {
+    order,
+    max_attempts,
+    max_dead,
+    gap,
+    after_dead,
+    dead_topic
+});
+wire_struct!(GroupChange {
+    max_attempts,
+    max_dead,
+    gap,
+    after_dead,
+    pause
+});
+wire_struct!(Stuck {
+    offset,
+    key,
+    attempts,
+    since,
+    on
 });
 wire_struct!(MemberInfo {
     name,
@@ -127,7 +161,9 @@ wire_struct!(ShardInfo {
     lag,
     oldest,
     parked,
-    in_flight
+    in_flight,
+    held_keys,
+    waits
 });
 wire_struct!(Seek {
     group,
@@ -159,6 +195,7 @@ wire_struct!(GroupSpec {
     gap,
     handover,
     dead_topic,
+    after_dead,
 });
 
 impl Wire for Expected {
@@ -225,6 +262,98 @@ impl Wire for Order {
             Order::Free
         } else {
             Order::Key
+        })
+    }
+}
+
+impl Wire for AfterDead {
+    fn put(&self, out: &mut Out) {
+        (*self == AfterDead::HoldKey).put(out);
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(if bool::get(input)? {
+            AfterDead::HoldKey
+        } else {
+            AfterDead::Continue
+        })
+    }
+}
+
+impl<T: Wire> Wire for Override<T> {
+    fn put(&self, out: &mut Out) {
+        match self {
+            Override::Keep => 0u8.put(out),
+            Override::Set(value) => {
+                1u8.put(out);
+                value.put(out);
+            }
+            Override::Lift => 2u8.put(out),
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Override::Keep,
+            1 => Override::Set(Wire::get(input)?),
+            2 => Override::Lift,
+            _ => return Err(malformed("unknown change of a setting")),
+        })
+    }
+}
+
+impl Wire for Waits {
+    fn put(&self, out: &mut Out) {
+        match self {
+            Waits::Paused => 0u8.put(out),
+            Waits::NoMember => 1u8.put(out),
+            Waits::TooManyDead => 2u8.put(out),
+            Waits::Suspect(stuck) => {
+                3u8.put(out);
+                stuck.put(out);
+            }
+            Waits::Gap(stuck) => {
+                4u8.put(out);
+                stuck.put(out);
+            }
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Waits::Paused,
+            1 => Waits::NoMember,
+            2 => Waits::TooManyDead,
+            3 => Waits::Suspect(Wire::get(input)?),
+            4 => Waits::Gap(Wire::get(input)?),
+            _ => return Err(malformed("unknown reason to wait")),
+        })
+    }
+}
+
+impl Wire for StuckOn {
+    fn put(&self, out: &mut Out) {
+        match self {
+            StuckOn::Member => 0u8.put(out),
+            StuckOn::Turn => 1u8.put(out),
+            StuckOn::Retry { next, reason } => {
+                2u8.put(out);
+                next.put(out);
+                reason.put(out);
+            }
+            StuckOn::DeadLetter(number) => {
+                3u8.put(out);
+                number.put(out);
+            }
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => StuckOn::Member,
+            1 => StuckOn::Turn,
+            2 => StuckOn::Retry {
+                next: Wire::get(input)?,
+                reason: Wire::get(input)?,
+            },
+            3 => StuckOn::DeadLetter(Wire::get(input)?),
+            _ => return Err(malformed("unknown thing to wait for")),
         })
     }
 }

@@ -270,15 +270,39 @@ proptest! {
         there_and_back(&Append { topic: topic.clone(), partition: small, records, expected, dedupe: yes });
         there_and_back(&(Cursor { topic: topic.clone(), partition: small, position, wait }, 7usize));
         there_and_back(&ReadKey { topic: topic.clone(), key: text.as_bytes().to_vec(), from: big, limit: 9 });
-        let shard = ShardInfo { committed: position, end: position, lag: big, oldest: age, parked: more, in_flight: 1 };
+        let shard = ShardInfo { committed: position, end: position, lag: big, oldest: age, parked: more, in_flight: 1, held_keys: big, waits: None };
+        let stuck = |on| Stuck { offset: position, key: yes.then(|| text.as_bytes().to_vec()), attempts: small, since: None, on };
+        let waiting = [
+            Waits::Paused,
+            Waits::NoMember,
+            Waits::TooManyDead,
+            Waits::Suspect(stuck(StuckOn::Member)),
+            Waits::Suspect(stuck(StuckOn::Turn)),
+            Waits::Gap(stuck(StuckOn::Retry { next: Timestamp::from_millis(5), reason: Some(text.clone()) })),
+            Waits::Gap(stuck(StuckOn::DeadLetter(big))),
+        ];
+        let mut shards = vec![shard.clone()];
+        shards.extend(waiting.map(|waits| ShardInfo { waits: Some(waits), ..shard.clone() }));
+        let after_dead = if yes { AfterDead::HoldKey } else { AfterDead::Continue };
+        let overrides = Overrides { max_attempts: Some(small), max_dead: None, gap: Some(more), after_dead: Some(after_dead) };
+        there_and_back(&((topic.clone(), group.clone()), GroupChange {
+            max_attempts: Override::Set(small),
+            max_dead: Override::Lift,
+            gap: Override::Keep,
+            after_dead: Override::Set(after_dead),
+            pause: Override::Set(text.clone()),
+        }));
         let member = MemberInfo { name: text.to_string(), consumer: big, shards: vec![small; 2] };
         there_and_back(&GroupInfo {
             group: group.clone(),
             topic: topic.clone(),
             members: vec![member],
-            shards: vec![shard; 2],
+            shards,
             dead: more,
             paused: yes.then_some(text.clone()),
+            pause: Some(Pause { reason: text.clone(), since: Timestamp::from_millis(3) }),
+            declared: GroupRules { order: Order::Key, max_attempts: small, max_dead: big, gap: more, after_dead, dead_topic: other.clone() },
+            overrides,
         });
         there_and_back(&Seek { group: group.clone(), topic: topic.clone(), partition: small, to: start, force: yes });
         there_and_back(&Redrive { group: group.clone(), topic: topic.clone(), numbers: yes.then(|| vec![big, more]) });
@@ -295,6 +319,7 @@ proptest! {
             gap: more,
             handover: wait,
             dead_topic: other,
+            after_dead,
         });
         for health in [Health::Up, Health::Impaired(text.clone()), Health::Down(text.clone()), Health::Ended(text)] {
             there_and_back(&health);
@@ -392,6 +417,8 @@ fn caps_travel_whole() {
         lease_extension: Offer::Native,
         parking: Offer::Native,
         dead_letters: Offer::Native,
+        hold_key: Offer::Native,
+        alter_group: Offer::Native,
         completed_ranges: Offer::Native,
         retention_age: Offer::Native,
         retention_bytes: Offer::Native,

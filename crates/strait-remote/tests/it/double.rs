@@ -389,6 +389,8 @@ impl Events for Handle {
             lease_extension: Offer::Native,
             parking: no,
             dead_letters: no,
+            hold_key: no,
+            alter_group: no,
             completed_ranges: no,
             retention_age: no,
             retention_bytes: no,
@@ -503,6 +505,10 @@ impl Events for Handle {
     }
 
     fn group(&self, _: Name, _: Name) -> Fut<Result<GroupInfo>> {
+        refused()
+    }
+
+    fn alter_group(&self, _: Name, _: Name, _: GroupChange) -> Fut<Result<GroupInfo>> {
         refused()
     }
 

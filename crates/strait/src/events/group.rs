@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use strait_core::events::{DeadLetter, GroupInfo, Redrive, Seek, Start};
+use strait_core::events::{DeadLetter, GroupChange, GroupInfo, Override, Redrive, Seek, Start};
 use strait_core::{Name, Position, Result};
 
 use super::topic::Topic;
@@ -55,6 +55,44 @@ impl<M: Message> Group<M> {
             force: false,
         };
         self.topic.inner.lane.seek(seek).await
+    }
+
+    /// Pauses the group, over all its members and restarts, until [`resume`](Group::resume). Members stay joined and keep
+    /// their partitions; what they have is finished, nothing more is delivered. Pausing it again only changes the reason.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` (`no_such_group`), `Rejected` without a reason or with one of more than 1,000 bytes.
+    pub async fn pause(&self, reason: &str) -> Result<GroupInfo> {
+        self.alter(GroupChange {
+            pause: Override::Set(reason.into()),
+            ..GroupChange::default()
+        })
+        .await
+    }
+
+    /// Ends a pause; nothing when it is not paused.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` (`no_such_group`), what the engine says.
+    pub async fn resume(&self) -> Result<GroupInfo> {
+        self.alter(GroupChange {
+            pause: Override::Lift,
+            ..GroupChange::default()
+        })
+        .await
+    }
+
+    /// Sets what holds over what members declare, until it is lifted.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` (`no_such_group`), `Rejected` when a member could not declare it either.
+    pub async fn alter(&self, change: GroupChange) -> Result<GroupInfo> {
+        let name = Name::new(&self.name)?;
+        let topic = self.topic.name().clone();
+        self.topic.inner.lane.alter_group(name, topic, change).await
     }
 
     /// The messages that the group gave up.

@@ -19,7 +19,6 @@ pub(super) struct Held {
     pub(super) receipt: Receipt,
     pub(super) key: Option<u64>,
     pub(super) position: Position,
-    pub(super) attempt: u32,
 }
 
 /// A message that is not begun yet.

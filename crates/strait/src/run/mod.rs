@@ -63,4 +63,6 @@ pub(crate) struct Options {
     pub(crate) timeout: Option<Duration>,
     /// Keep the order of each key.
     pub(crate) by_key: bool,
+    /// A dead letter holds its key.
+    pub(crate) hold_key: bool,
 }

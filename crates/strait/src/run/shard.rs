@@ -200,7 +200,6 @@ where
                 receipt,
                 key,
                 position,
-                attempt,
             },
             task: Task {
                 stored,
@@ -412,7 +411,6 @@ where
             receipt,
             key,
             position,
-            attempt,
         } = held;
         if key.is_some_and(|key| self.keys.is_blocked(key, position)) {
             // One of its key before it failed: it comes again behind that one, without its effects.
@@ -427,9 +425,12 @@ where
         if matches!(verdict, Verdict::Done) && sends.is_empty() && once.is_none() {
             return self.settler.done(receipt, key);
         }
-        let counts = matches!(verdict, Verdict::Retry { counts: true, .. });
-        let dies = counts && attempt >= self.cx.consumer.options.backoff.attempts();
-        let parks = matches!(verdict, Verdict::Retry { .. }) && !dies;
+        // A last attempt too: an operator may have raised the limit. When it was the last, the later ones come back at once.
+        let parks = match &verdict {
+            Verdict::Retry { .. } => true,
+            Verdict::Dead(_) => self.cx.consumer.options.hold_key,
+            _ => false,
+        };
         if let Some(key) = key.filter(|_| parks) {
             self.keys.block(key, position, true);
         }

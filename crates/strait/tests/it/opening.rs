@@ -165,6 +165,14 @@ impl Events for LessEvents {
     fn group(&self, group: strait::Name, topic: strait::Name) -> Fut<Result<events::GroupInfo>> {
         self.0.group(group, topic)
     }
+    fn alter_group(
+        &self,
+        group: strait::Name,
+        topic: strait::Name,
+        change: events::GroupChange,
+    ) -> Fut<Result<events::GroupInfo>> {
+        self.0.alter_group(group, topic, change)
+    }
     fn seek(&self, seek: events::Seek) -> Fut<Result<strait::Position>> {
         self.0.seek(seek)
     }

@@ -39,13 +39,13 @@ fn only_the_first_of_a_key_is_due() {
     park(&mut shard, 6, 8, 0);
     park(&mut shard, 8, 0, 0);
     assert_eq!(
-        shard.due_at(50, 9),
+        shard.parking.due_at(50, 9),
         [6, 8],
         "5 waits behind 3, which is not due"
     );
     assert!(shard.is_blocked(7, 4) && !shard.is_blocked(7, 2) && !shard.is_blocked(0, 9));
     shard.settle(3, 1);
-    assert_eq!(shard.due_at(50, 9), [5, 6, 8]);
+    assert_eq!(shard.parking.due_at(50, 9), [5, 6, 8]);
 }
 
 #[test]
@@ -68,12 +68,12 @@ fn what_is_about_to_be_parked_is_not_overtaken_by_its_key() {
     // 1 was to wait for 0, which is settled before 1 is parked: 2 and 3 still wait.
     shard.set_settling(1, 7);
     shard.settle(0, 1);
-    assert!(shard.any_key_parked());
+    assert!(shard.any_key_waits());
     assert!(shard.is_blocked(7, 2) && !shard.is_blocked(7, 1) && !shard.is_blocked(8, 2));
     unlease_and_park(&mut shard, 1);
     assert!(shard.is_blocked(7, 2));
     shard.settle(1, 1);
-    assert!(!shard.is_blocked(7, 2) && !shard.any_key_parked());
+    assert!(!shard.is_blocked(7, 2) && !shard.any_key_waits());
     // Its lease was lost: it comes back, and nothing is about to be parked.
     shard.set_settling(2, 7);
     assert!(shard.is_blocked(7, 3));
@@ -138,7 +138,16 @@ fn a_checkpoint_brings_everything_back() {
     shard.grant(4, 1);
     park(&mut shard, 8, 7, 1_000);
     park(&mut shard, 9, 7, 5);
-    shard.parked.get_mut(&9).unwrap().redriven = Some(3);
+    let op = ParkOp {
+        due: 5,
+        delay_ms: 0,
+        attempts: 1,
+        key: 7,
+        reason: "no",
+    };
+    shard.put_parked(9, &op, Some(3));
+    shard.parking.hold(9, 6, 4);
+    park(&mut shard, 10, 9, 0);
     let mut bytes = Vec::new();
     shard.encode(&mut bytes);
     let mut reader = Reader::new(&bytes);
@@ -152,13 +161,16 @@ fn a_checkpoint_brings_everything_back() {
     assert_eq!(read.attempts_of(4), 2);
     assert_eq!(
         read.returned.iter().collect::<Vec<_>>(),
-        [(3, 5), (7, 8), (10, 20)]
+        [(3, 5), (7, 8), (11, 20)]
     );
     assert_eq!(
-        read.due_at(0, 9),
+        read.parking.due_at(0, 9),
         [8],
         "a wait is never longer than its delay: the clock was set back"
     );
+    assert_eq!(read.parking.redriven(9), Some(3));
+    assert_eq!(read.parking.waits_for(10), (10, Some(4)));
+    assert_eq!(read.last_reason(8).as_deref(), Some("no"));
 }
 
 #[test]
@@ -180,4 +192,46 @@ fn what_was_never_handed_over_is_no_attempt() {
         shard.release(first, (end - first) as u32);
     }
     assert_eq!((shard.next, shard.returned.first()), (2, Some((0, 2))));
+}
+
+#[test]
+fn a_dead_letter_holds_its_key_until_it_is_let_go() {
+    let mut shard = shard(10);
+    park(&mut shard, 5, 7, 0);
+    park(&mut shard, 6, 8, 0);
+    shard.settle(3, 1);
+    shard.parking.hold(7, 3, 0);
+    assert_eq!(
+        shard.parking.due_at(50, 9),
+        [6],
+        "5 waits for 3, which is dead"
+    );
+    assert!(shard.is_blocked(7, 4) && !shard.is_blocked(7, 3) && !shard.is_blocked(8, 6));
+    assert!(
+        !shard.is_blocked(0, 9),
+        "a message without a key is held by none"
+    );
+    park(&mut shard, 8, 7, 0);
+    assert_eq!(shard.parking.held_keys(), 1);
+    // Redriven, it goes out first.
+    let op = ParkOp {
+        due: 0,
+        delay_ms: 0,
+        attempts: 0,
+        key: 7,
+        reason: "",
+    };
+    shard.put_parked(3, &op, Some(0));
+    shard.let_go(7, 3);
+    assert_eq!(shard.parking.due_at(50, 9), [3, 6]);
+    shard.settle(3, 1);
+    assert_eq!(shard.parking.due_at(50, 9), [5, 6]);
+    // Two of a key: both must go.
+    shard.settle(5, 1);
+    shard.parking.hold(7, 4, 1);
+    shard.parking.hold(7, 5, 2);
+    shard.let_go(7, 4);
+    assert!(shard.is_blocked(7, 8) && shard.parking.due_at(50, 9) == [6]);
+    shard.let_go_all();
+    assert_eq!(shard.parking.due_at(50, 9), [6, 8]);
 }
