@@ -139,6 +139,25 @@ impl Chunk {
         self
     }
 
+    /// The same records in pieces whose positions follow each other: one, unless compaction has left gaps.
+    pub fn runs(&self) -> impl Iterator<Item = Chunk> {
+        let end = |span: &Span| {
+            let (high, low) = span.first.parts();
+            Position::of_parts(high, low + u64::from(span.take))
+        };
+        let follows = move |a: &Span, b: &Span| end(a) == b.first;
+        self.spans.chunk_by(follows).map(move |spans| {
+            let next = spans.last().map_or(self.next, end);
+            Chunk::new(
+                self.topic.clone(),
+                self.partition,
+                self.buf.clone(),
+                spans.to_vec(),
+                next,
+            )
+        })
+    }
+
     /// The runs of batches, for engines that forward whole batches.
     pub fn spans(&self) -> &[Span] {
         &self.spans

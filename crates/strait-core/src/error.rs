@@ -318,8 +318,11 @@ pub mod codes {
     /// A body cannot be decoded as the type that the handle asks for.
     pub const UNDECODABLE: &str = "undecodable";
 
+    /// A record without a key on a topic that is compacted by key.
+    pub const NO_KEY: &str = "no_key";
+
     /// Every code, for tables and tests.
-    pub const ALL: [&str; 19] = [
+    pub const ALL: [&str; 20] = [
         OFFSET_GONE,
         FENCED,
         LOCKED,
@@ -339,5 +342,6 @@ pub mod codes {
         NEEDS,
         READ_ONLY,
         UNDECODABLE,
+        NO_KEY,
     ];
 }

@@ -139,7 +139,7 @@ impl Durability {
 pub struct Caps {
     /// What an acknowledgement means.
     pub durability: Durability,
-    /// Offsets of a partition are 0, 1, 2 .. without gaps.
+    /// Offsets of a partition are 0, 1, 2 .. without gaps, but for those that compaction makes.
     pub dense_offsets: Offer,
     /// Per-key order that holds through retries.
     pub key_order: Offer,
@@ -175,6 +175,8 @@ pub struct Caps {
     pub retention_age: Offer,
     /// Retention by size.
     pub retention_bytes: Offer,
+    /// Compaction by key.
+    pub compaction: Offer,
     /// Longest body, in bytes.
     pub max_body: usize,
     /// Longest batch, in bytes.
@@ -196,6 +198,9 @@ pub struct TopicSpec {
     pub key_versions: Option<bool>,
     /// How long the ids of deduplicated appends are remembered. `None`: 10 minutes when created, any when it exists.
     pub dedupe_window: Option<Duration>,
+    /// Keep the newest record of each key only. `None`: no when created, any when it exists. Not together with key
+    /// versions, which keep all of them (`Rejected`).
+    pub compaction: Option<Compaction>,
 }
 
 impl TopicSpec {
@@ -207,6 +212,7 @@ impl TopicSpec {
             retention: None,
             key_versions: None,
             dedupe_window: None,
+            compaction: None,
         }
     }
 
@@ -226,6 +232,29 @@ pub struct Retention {
     pub bytes: Option<u64>,
 }
 
+/// Of each key the newest record is kept, older ones are removed by and by; positions of what is left do not change, so
+/// there are gaps between them. The model is Kafka's `cleanup.policy=compact`.
+///
+/// A record with an empty body is a *tombstone*: it removes its key, and is removed itself later. Records without a key
+/// are refused on such a topic (`Rejected`, code `no_key`). Retention works beside it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Compaction {
+    /// A record is left alone for so long after its append, so that whoever is not further behind sees every one.
+    pub min_lag: Duration,
+    /// How long a tombstone stays after its append: a reader from the beginning that takes longer may miss a removal.
+    pub tombstones: Duration,
+}
+
+impl Default for Compaction {
+    /// No lag, tombstones for a day: Kafka's defaults.
+    fn default() -> Self {
+        Compaction {
+            min_lag: Duration::ZERO,
+            tombstones: Duration::from_secs(24 * 60 * 60),
+        }
+    }
+}
+
 /// A change of a topic; `None` leaves a field as it is.
 #[derive(Debug, Clone, Default)]
 pub struct TopicChange {
@@ -233,6 +262,8 @@ pub struct TopicChange {
     pub partitions: Option<u32>,
     /// The new retention.
     pub retention: Option<Retention>,
+    /// The new compaction; `Some(None)` ends it: what it has removed does not come back.
+    pub compaction: Option<Option<Compaction>>,
 }
 
 /// A topic as it is.
@@ -246,6 +277,8 @@ pub struct TopicInfo {
     pub key_versions: bool,
     /// How long ids are remembered.
     pub dedupe_window: Duration,
+    /// Whether only the newest record of each key is kept.
+    pub compaction: Option<Compaction>,
     /// Its partitions, in order.
     pub partitions: Vec<PartitionInfo>,
 }

@@ -7,12 +7,13 @@
 //! # Layout, version 1 (little endian)
 //!
 //! ```text
-//! batch   len u32 (whole) | crc u32 = crc32c of [8..len] | version u8 | 0 u8 | attributes' length u16
+//! batch   len u32 (whole) | crc u32 = crc32c of [8..len] | version u8 | holes u8 (1: has some) | attributes' length u16
 //!         count u32 | id 16 bytes | base time i64 (ms) | greatest time i64 (ms) | attributes | records
 //! record  flags u8 | body length | time delta (zigzag) if TIME | key length if KEY
 //!         headers' length if HEADERS | attributes' length if ATTRS | key | headers | attributes | body
 //! header  name length | name | value length | value          (lengths: LEB128)
 //! attribute  tag u8 | length | text
+//! hole    HOLE u8: a record that compaction removed; it keeps its index, and so do those behind it
 //! ```
 
 use bytes::Bytes;
@@ -21,6 +22,7 @@ use crate::error::{Error, Kind, Result};
 use crate::time::Timestamp;
 
 mod build;
+mod holes;
 mod wire;
 pub use build::{Limits, NewRecord, RecordsBuilder, check_header};
 pub use wire::crc32c;
@@ -33,6 +35,8 @@ const KEY: u8 = 1;
 const HEADERS: u8 = 2;
 const TIME: u8 = 4;
 const ATTRS: u8 = 8;
+/// Instead of all other flags.
+const HOLE: u8 = 16;
 
 /// A text attribute of a message beside key, headers and body (the CloudEvents and trace context names).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -73,16 +77,11 @@ impl Records {
         Ok(builder.build())
     }
 
-    /// Takes bytes from a peer: checks length, version, checksum and every record; otherwise `Corrupt`.
+    /// Takes bytes from a producer: checks length, version, checksum and every record, and that none was removed; otherwise
+    /// `Corrupt`.
     pub fn decode(bytes: Bytes) -> Result<Self> {
-        let batch = Batch::check(&bytes)?;
-        if batch.bytes.len() != bytes.len() {
-            return Err(corrupt("bytes follow the batch"));
-        }
-        let mut records = batch.iter();
-        let whole = (&mut records).count() == batch.len() && records.rest.is_empty();
-        if !whole {
-            return Err(corrupt("a record does not fit its batch"));
+        if Batch::check_all(&bytes)?.has_holes() {
+            return Err(corrupt("records of it were removed"));
         }
         Ok(Records { bytes })
     }
@@ -133,6 +132,20 @@ impl<'a> Batch<'a> {
         let crc = u32_at(batch.bytes, 4);
         if crc != crc32c(&batch.bytes[8..]) {
             return Err(corrupt("its checksum differs"));
+        }
+        Ok(batch)
+    }
+
+    /// Reads a batch that is all of `bytes`, checking every record too: for bytes from a peer.
+    pub fn check_all(bytes: &'a [u8]) -> Result<Self> {
+        let batch = Batch::check(bytes)?;
+        if batch.bytes.len() != bytes.len() {
+            return Err(corrupt("bytes follow the batch"));
+        }
+        let mut records = batch.iter();
+        let whole = (&mut records).count() == batch.len() && records.rest.is_empty();
+        if !whole {
+            return Err(corrupt("a record does not fit its batch"));
         }
         Ok(batch)
     }
@@ -241,6 +254,9 @@ impl<'a> Iterator for RecordIter<'a> {
     fn next(&mut self) -> Option<Record<'a>> {
         let (&flags, mut rest) = self.rest.split_first()?;
         let at = (self.batch.bytes.len() - self.rest.len()) as u32;
+        if flags == HOLE {
+            return Some(self.hole(at, rest));
+        }
         let body = get_varint(&mut rest)? as usize;
         let mut delta = 0;
         let (mut key, mut headers, mut attrs) = (0, 0, 0);
@@ -272,6 +288,7 @@ impl<'a> Iterator for RecordIter<'a> {
             headers,
             attrs,
             body,
+            hole: false,
         };
         self.rest = rest;
         self.index += 1;
@@ -290,6 +307,7 @@ pub struct Record<'a> {
     headers: &'a [u8],
     attrs: &'a [u8],
     body: &'a [u8],
+    hole: bool,
 }
 
 impl<'a> Record<'a> {

@@ -10,7 +10,7 @@ use crate::codec::Reader;
 use crate::command::Command;
 use crate::extents::{Extent, StreamId};
 use crate::ops::{KeyStep, Op, TopicId};
-use crate::reading::Want;
+use crate::reading::{Want, gone};
 use crate::shared::Shared;
 use crate::turn::no_such_topic;
 
@@ -180,19 +180,16 @@ impl Steps {
     /// Of the batch that holds `offset`, from the operation that appended it. `None` when retention removed it.
     fn read(shared: &Shared, topic: TopicId, partition: u32, offset: u64) -> Result<Option<Steps>> {
         let want = batch_at(topic, partition, offset);
-        let extents = match shared.extents(&want) {
+        let read = shared.read_found(&want, |found| {
+            let extent = found.extents.first().copied();
+            extent.map(|extent| op_bytes(shared, &extent)).transpose()
+        });
+        let (extent, bytes) = match read {
             Err(error) if error.is(codes::OFFSET_GONE) => return Ok(None),
-            other => other?,
+            Ok(None) => return Ok(None),
+            Ok(Some(read)) => read,
+            Err(error) => return Err(error),
         };
-        let Some(&extent) = extents.first() else {
-            return Ok(None);
-        };
-        let io_error =
-            |error| Error::io(format!("cannot read segment {:#x}", extent.segment), error);
-        let file = shared.pool.reader(extent.segment).map_err(io_error)?;
-        let mut bytes = vec![0; (extent.pos - extent.op) as usize];
-        file.read_exact_at(&mut bytes, u64::from(extent.op))
-            .map_err(io_error)?;
         match Op::decode(&mut Reader::new(&bytes)) {
             Ok(Op::Append(append)) if append.first == extent.first => Ok(Some(Steps {
                 partition,
@@ -211,6 +208,17 @@ impl Steps {
         let step = self.versions.get((offset - self.extent.first) as usize);
         step.copied().ok_or_else(|| no_versions(&self.extent))
     }
+}
+
+/// The bytes from the operation that appended the batch up to the batch.
+pub(crate) fn op_bytes(shared: &Shared, extent: &Extent) -> Result<(Extent, Vec<u8>)> {
+    let segment = extent.segment;
+    let file = shared.pool.reader(segment);
+    let file = file.map_err(|error| gone(segment, error))?;
+    let mut bytes = vec![0; (extent.pos - extent.op) as usize];
+    let read = file.read_exact_at(&mut bytes, u64::from(extent.op));
+    read.map_err(|error| Error::io(format!("cannot read segment {segment:#x}"), error))?;
+    Ok((*extent, bytes))
 }
 
 fn no_versions(extent: &Extent) -> Error {

@@ -10,6 +10,7 @@ use strait_core::{
 };
 use tokio::sync::oneshot;
 
+use crate::cleaner::Copied;
 use crate::ops::GroupId;
 
 pub(crate) type Answer<T> = oneshot::Sender<T>;
@@ -52,6 +53,8 @@ pub(crate) enum Command {
         partition: u32,
         start: u64,
     },
+    /// The cleaner has copied these.
+    Moved(Vec<Copied>, Answer<Result<()>>),
     /// Makes everything so far durable.
     Sync(Answer<Result<()>>),
 }
@@ -225,6 +228,7 @@ impl Command {
             | Command::AlterGroup(..)
             | Command::Alter(..)
             | Command::Trim { .. }
+            | Command::Moved(..)
             | Command::Leave { .. }
             | Command::HandedBack { .. }
             | Command::Close
@@ -253,6 +257,7 @@ impl Command {
             Command::DeleteTopic(_, to)
             | Command::DeleteGroup(_, _, to)
             | Command::AlterGroup(_, _, _, to)
+            | Command::Moved(_, to)
             | Command::Sync(to) => {
                 drop(to.send(Err(error())));
             }

@@ -95,6 +95,7 @@ impl Home {
             None => format!("lost in {made} attempts: the process died, or the lease ran out"),
         };
         let copy = dead_copy(&self.shared, self.group(), message, made, &reason);
+        let fence = receipt.fence();
         let mut prepared = Prepared::of_one(receipt, Verdict::Dead(reason.into()), message, copy);
         // The grant by which we learned of it was no attempt.
         prepared
@@ -102,16 +103,25 @@ impl Home {
             .iter_mut()
             .flatten()
             .for_each(|taken| taken.attempts = Some(made));
-        self.dealt_with(message.partition(), again.offset);
+        self.dealt_with(&fence);
         self.settle(prepared);
     }
 
+    /// Compaction removed what the receipt covers: a newer message of its key took its place.
+    fn compacted(&self, receipt: Receipt) {
+        self.dealt_with(&receipt.fence());
+        self.settle(Prepared {
+            unit: Unit::settle(receipt, Verdict::Done),
+            messages: Vec::new(),
+        });
+    }
+
     /// The engine settles it by itself: nothing waits for its delivery.
-    fn dealt_with(&self, shard: Shard, offset: u64) {
+    fn dealt_with(&self, fence: &Fence) {
         let mut state = self.shared.state.lock();
         let group = state.groups.get_mut(&self.group());
-        if let Some(shard) = group.and_then(|group| group.shards.get_mut(shard as usize)) {
-            shard.set_settling(offset, 0);
+        if let Some(shard) = group.and_then(|group| group.shards.get_mut(fence.shard as usize)) {
+            shard.set_settling(fence.first.offset(), fence.count, 0);
         }
     }
 }
@@ -282,14 +292,40 @@ impl Member {
             }
             // The granted range may lie in several segments: one run for each.
             match receipt.split_at((next - from) as u32) {
-                Some(part) => self.held.push_back(Held::Run(chunk, part)),
+                Some(part) => self.hold_runs(chunk, part),
                 None => {
-                    self.held.push_back(Held::Run(chunk, receipt));
+                    self.hold_runs(chunk, receipt);
                     return Ok(());
                 }
             }
             from = next;
         }
+    }
+
+    /// Holds what was read: what compaction removed in between is settled at once.
+    fn hold_runs(&mut self, chunk: Chunk, receipt: Receipt) {
+        if chunk.len() == receipt.count() as usize {
+            return self.held.push_back(Held::Run(chunk, receipt));
+        }
+        let mut rest = Some(receipt);
+        for run in chunk.runs() {
+            let Some(first) = run.first() else { continue };
+            let Some(mut receipt) = rest.take() else {
+                return;
+            };
+            let gap = first.offset() - receipt.fence().first.offset();
+            if let Some(gone) = receipt.split_at(gap as u32) {
+                self.home.compacted(gone);
+            }
+            match receipt.split_at(run.len() as u32) {
+                Some(part) => {
+                    rest = Some(receipt);
+                    self.held.push_back(Held::Run(run, part));
+                }
+                None => self.held.push_back(Held::Run(run, receipt)),
+            }
+        }
+        rest.into_iter().for_each(|gone| self.home.compacted(gone));
     }
 
     fn missing(&self, shard: Shard, offset: u64) -> Error {
@@ -308,6 +344,10 @@ impl Member {
                 // The grant was lost before it was read.
                 Err(error) if error.is(codes::OFFSET_GONE) => continue,
                 other => other?,
+            };
+            let Some(message) = message else {
+                home.compacted(receipt);
+                continue;
             };
             if again.attempt > max_attempts {
                 home.give_up(&message, receipt, &again);
@@ -401,7 +441,7 @@ impl Member {
             match shard {
                 Some(shard) if self.home.key_order && shard.is_blocked(key, offset) => {
                     // Dealt with: what follows it in its run is not overtaken by it.
-                    shard.set_settling(offset, key);
+                    shard.set_settling(offset, 1, key);
                     drop(state);
                     self.home.park_behind(delivery);
                 }

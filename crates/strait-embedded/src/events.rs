@@ -54,6 +54,7 @@ impl Events for Embedded {
             completed_ranges: survives,
             retention_age: Offer::Native,
             retention_bytes: Offer::Native,
+            compaction: Offer::Native,
             max_body: self.shared().options.limits.body,
             max_batch: self.shared().options.limits.batch,
             max_partitions: MAX_PARTITIONS,
@@ -386,7 +387,7 @@ fn by_time(
                 count: u64::MAX,
                 bytes: 0,
             };
-            let chunk = shared.chunk_of(name.clone(), partition, &want, &[*extent])?;
+            let chunk = shared.chunk(name.clone(), partition, &want)?;
             let found = chunk
                 .iter()
                 .find(|item| reaches(item.record().time().as_millis()));
@@ -428,6 +429,11 @@ fn starts(shared: &Shared, spec: &GroupSpec) -> Result<Vec<u64>> {
         .collect()
 }
 
+fn lost(number: u64, group: &Name) -> Error {
+    let text = format!("the body of dead letter {number} of `{group}` cannot be read");
+    Error::new(Kind::Corrupt, text).next("run `strait verify` on the directory")
+}
+
 fn dead_letters(
     shared: &Shared,
     group: &Name,
@@ -460,6 +466,7 @@ fn dead_letters(
                 redriven: Some(number),
             };
             let message = read_again(shared, &name, ids.1, ids.0, dead.shard, &again)?;
+            let message = message.ok_or_else(|| lost(number, group))?;
             Ok(DeadLetter {
                 number,
                 message,

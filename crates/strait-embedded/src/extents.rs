@@ -1,12 +1,18 @@
 //! Where the records of a partition lie in the interleaved log.
 //!
 //! A [`Stream`] is the sequence of batches of one partition (or of one group's dead letters). Its newest extents are in
-//! memory; those of a finished segment move to the segment's index file, and the stream keeps one [`Span`] for it.
+//! memory; those of a finished segment move to the segment's index file, and the stream keeps one [`Span`] for it. The
+//! cleaner moves spans to other segments. Spans and extents follow each other without a gap; inside of a span that was
+//! compacted, and nowhere else, offsets may be missing.
 
 use std::collections::VecDeque;
 use std::ops::Range;
 
 use crate::codec::{Decoded, Malformed, Reader, put_i64, put_u64};
+use crate::disk::cleaned::{is_cleaned, parts_of};
+
+/// The class of cleaned segments with what compaction left.
+pub(crate) const COMPACTED: u8 = 1;
 
 /// One batch in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +70,7 @@ impl Extent {
 /// What a stream has in one indexed segment.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Span {
+    /// 0, which no segment has: nothing is left of it.
     pub(crate) segment: u64,
     pub(crate) first: u64,
     pub(crate) end: u64,
@@ -84,6 +91,47 @@ impl Span {
             bytes: extents.iter().map(|e| u64::from(e.len)).sum(),
             time: extents.iter().map(|e| e.time).max()?,
             latest: extents.iter().map(|e| e.latest).max()?,
+        })
+    }
+
+    /// A span of which compaction left nothing.
+    pub(crate) fn hollow(first: u64, end: u64) -> Span {
+        Span {
+            segment: 0,
+            first,
+            end,
+            bytes: 0,
+            time: i64::MIN,
+            latest: i64::MIN,
+        }
+    }
+
+    pub(crate) fn is_hollow(&self) -> bool {
+        self.segment == 0
+    }
+
+    /// True where offsets may be missing.
+    pub(crate) fn is_sparse(&self) -> bool {
+        self.is_hollow() || is_cleaned(self.segment) && parts_of(self.segment).0 == COMPACTED
+    }
+
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.segment);
+        put_u64(out, self.first);
+        put_u64(out, self.end);
+        put_u64(out, self.bytes);
+        put_i64(out, self.time);
+        put_i64(out, self.latest);
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'_>) -> Decoded<Span> {
+        Ok(Span {
+            segment: r.u64()?,
+            first: r.u64()?,
+            end: r.u64()?,
+            bytes: r.u64()?,
+            time: r.i64()?,
+            latest: r.i64()?,
         })
     }
 }
@@ -119,8 +167,8 @@ impl StreamId {
 pub(crate) enum Place {
     /// At this index of [`Stream::recent`].
     Recent(usize),
-    /// In the index of this segment.
-    Indexed(u64),
+    /// In the index of this span's segment.
+    Indexed(Span),
     /// Nowhere: at or past the end of what may be seen.
     End,
 }
@@ -169,7 +217,7 @@ impl Stream {
         }
         let after = self.spans.partition_point(|span| span.first <= offset);
         match after.checked_sub(1).and_then(|i| self.spans.get(i)) {
-            Some(span) => Place::Indexed(span.segment),
+            Some(span) => Place::Indexed(*span),
             None => Place::End,
         }
     }
@@ -215,6 +263,38 @@ impl Stream {
         }
     }
 
+    /// What it had in `first..end` lies in `spans` now, which follow each other over all of that range.
+    pub(crate) fn moved(&mut self, first: u64, end: u64, spans: &[Span]) {
+        // In replay the extents are in memory again; their segments had their index files when this was logged.
+        while let Some(extent) = self.recent.front().filter(|e| e.first < end) {
+            self.indexed(extent.segment);
+        }
+        let from = self.spans.partition_point(|span| span.first < first);
+        let to = self.spans.partition_point(|span| span.first < end);
+        let gone = self.spans.drain(from..to).map(|span| span.bytes);
+        self.bytes -= gone.sum::<u64>();
+        // What was trimmed since the range was looked at does not come back.
+        let left = spans.iter().filter(|span| span.end > self.start);
+        for (i, span) in left.enumerate() {
+            self.bytes += span.bytes;
+            self.spans.insert(from + i, *span);
+        }
+    }
+
+    /// The spans of `first..end`, when they are still these: a range that the cleaner has read.
+    pub(crate) fn has(&self, sources: &[Span]) -> bool {
+        let left: Vec<&Span> = sources
+            .iter()
+            .filter(|span| span.end > self.start)
+            .collect();
+        let Some(first) = left.first() else {
+            return false;
+        };
+        let from = self.spans.partition_point(|span| span.first < first.first);
+        let here = self.spans.range(from.min(self.spans.len())..);
+        here.take(left.len()).eq(left)
+    }
+
     /// The offset up to which retention may delete: whole finished segments only, oldest first.
     pub(crate) fn expired(&self, older_than: Option<i64>, more_than: Option<u64>) -> u64 {
         let mut start = self.start;
@@ -236,14 +316,7 @@ impl Stream {
         // What is not placed yet comes back by replay.
         put_u64(out, self.placed().max(self.start));
         put_u64(out, self.spans.len() as u64);
-        for span in &self.spans {
-            put_u64(out, span.segment);
-            put_u64(out, span.first);
-            put_u64(out, span.end);
-            put_u64(out, span.bytes);
-            put_i64(out, span.time);
-            put_i64(out, span.latest);
-        }
+        self.spans.iter().for_each(|span| span.encode(out));
         put_u64(out, self.recent.len() as u64);
         self.recent.iter().for_each(|extent| extent.encode(out));
     }
@@ -255,14 +328,7 @@ impl Stream {
             ..Stream::default()
         };
         for _ in 0..r.count(6)? {
-            stream.spans.push_back(Span {
-                segment: r.u64()?,
-                first: r.u64()?,
-                end: r.u64()?,
-                bytes: r.u64()?,
-                time: r.i64()?,
-                latest: r.i64()?,
-            });
+            stream.spans.push_back(Span::decode(r)?);
         }
         for _ in 0..r.count(8)? {
             stream.recent.push_back(Extent::decode(r)?);
@@ -275,7 +341,8 @@ impl Stream {
 
     /// Segments that it needs.
     pub(crate) fn segments(&self) -> impl Iterator<Item = u64> {
-        let spans = self.spans.iter().map(|span| span.segment);
+        let spans = self.spans.iter().filter(|span| !span.is_hollow());
+        let spans = spans.map(|span| span.segment);
         let after = |extent: &&Extent| self.recent.get(self.range_of(extent.segment).end);
         let recent = std::iter::successors(self.recent.front(), after);
         spans.chain(recent.map(|extent| extent.segment))

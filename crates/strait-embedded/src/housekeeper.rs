@@ -10,12 +10,14 @@ use parking_lot::MutexGuard;
 use strait_core::Health;
 use tokio::sync::oneshot;
 
-use crate::command::Command;
+use crate::cleaner::{Cleaner, Copied, Step};
+use crate::command::{Command, Now};
+use crate::disk::cleaned::is_cleaned;
 use crate::disk::io::is_full;
 use crate::disk::snapshot::{SnapshotHead, keep_newest, newest_len, replay_bound};
 use crate::disk::{File, LogPos, Open, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
-use crate::index;
+use crate::index::{self, SegmentIndex};
 use crate::shared::Shared;
 use crate::state::{State, section};
 
@@ -29,6 +31,7 @@ const BALLAST_BYTES: u64 = 1 << 20;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
 const SHARE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
+const LONGEST_CLEANER_REST: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
 pub(crate) struct Housekeeper {
@@ -36,6 +39,7 @@ pub(crate) struct Housekeeper {
     /// Segments before it have their index.
     indexed_to: u64,
     next_retention: Duration,
+    cleaner: Cleaner,
     /// Something failed and is tried again.
     again: bool,
     /// The ballast, and its length.
@@ -50,9 +54,35 @@ pub(crate) struct Checkpoint {
     rest: VecDeque<(u16, u64)>,
 }
 
+/// True when the index knows all of these batches.
+fn holds(known: &SegmentIndex, streams: &BTreeMap<StreamId, Vec<Extent>>) -> bool {
+    streams.iter().all(|(id, extents)| {
+        let known: &[Extent] = known.get(id).map_or(&[], |known| known);
+        extents.iter().all(|extent| {
+            let at = known.binary_search_by_key(&extent.first, |e| e.first);
+            at.is_ok_and(|at| known[at] == *extent)
+        })
+    })
+}
+
+/// What an index knows and what is in memory.
+fn merge(
+    known: SegmentIndex,
+    mut streams: BTreeMap<StreamId, Vec<Extent>>,
+) -> BTreeMap<StreamId, Vec<Extent>> {
+    for (id, extents) in known {
+        let all = streams.entry(id).or_default();
+        all.extend(extents.iter().copied());
+        all.sort_unstable_by_key(|extent| extent.first);
+        all.dedup();
+    }
+    streams
+}
+
 impl Housekeeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Housekeeper {
         Housekeeper {
+            cleaner: Cleaner::new(shared.clone()),
             shared,
             indexed_to: 0,
             next_retention: Duration::ZERO,
@@ -65,7 +95,8 @@ impl Housekeeper {
         while self.sleep() {
             self.prepare_segments();
             self.write_indexes();
-            self.apply_retention();
+            self.clean_up();
+            self.clean();
             self.checkpoint_if_due();
             self.reclaim();
         }
@@ -78,9 +109,9 @@ impl Housekeeper {
     fn sleep(&self) -> bool {
         let now = self.shared.clock.now().monotonic;
         let mut chores = self.shared.chores.lock();
-        if !(chores.stop || chores.pool || chores.checkpoint) {
+        if !(chores.stop || chores.pool || chores.checkpoint || self.cleaner.is_busy()) {
             let retention = chores
-                .retention
+                .wants_cleanup()
                 .then(|| self.next_retention.saturating_sub(now));
             let again = self.again.then_some(AGAIN);
             match retention.into_iter().chain(again).min() {
@@ -106,7 +137,7 @@ impl Housekeeper {
                 self.failed("prepare a segment", &error);
                 break;
             }
-            self.rest(begun.elapsed() * SHARE);
+            self.rest((begun.elapsed() * SHARE).min(LONGEST_REST));
         }
         let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
         if full && self.shared.pool.has_room() {
@@ -159,7 +190,7 @@ impl Housekeeper {
 
     /// Leaves the disk to the writer for a while.
     fn rest(&self, time: Duration) {
-        let until = Instant::now() + time.min(LONGEST_REST);
+        let until = Instant::now() + time;
         let mut chores = self.shared.chores.lock();
         while !chores.stop
             && !self
@@ -216,7 +247,17 @@ impl Housekeeper {
         if streams.is_empty() {
             return Ok(());
         }
-        index::write(&*self.shared.disk, self.shared.identity, segment, &streams)?;
+        let (disk, identity) = (&*self.shared.disk, self.shared.identity);
+        // After a replay the file may be there already, and spans may need it.
+        let streams = match index::known(disk, identity, segment)? {
+            Some(known) if holds(&known, &streams) => streams,
+            known => {
+                let merged = merge(known.unwrap_or_default(), streams);
+                index::write(disk, identity, segment, &merged)?;
+                self.shared.indexes.forget(segment);
+                merged
+            }
+        };
         let mut state = self.shared.state.lock();
         for id in streams.keys() {
             if let Some(stream) = state.stream_mut(*id) {
@@ -226,17 +267,29 @@ impl Housekeeper {
         Ok(())
     }
 
-    /// Trims what retention lets go: whole finished segments, never what a parked message needs.
-    pub(crate) fn apply_retention(&mut self) {
+    /// Applies retention and looks for work for the cleaner, where a topic asks for it and it is time again.
+    pub(crate) fn clean_up(&mut self) {
         let now = self.shared.clock.now();
-        if !self.shared.chores.lock().retention || now.monotonic < self.next_retention {
+        let mut chores = self.shared.chores.lock();
+        if !(chores.cleanup || chores.freed) || now.monotonic < self.next_retention {
             return;
         }
+        chores.freed = false;
+        drop(chores);
         self.next_retention = now.monotonic + self.shared.options.retention_every;
+        self.apply_retention(now);
+        self.cleaner.begin(self.indexed_to);
+        if !self.cleaner.is_busy() && self.has_dead_segments() {
+            self.shared.chores.lock().checkpoint = true;
+        }
+    }
+
+    /// Trims what retention lets go: whole finished segments, never what a parked message needs.
+    fn apply_retention(&mut self, now: Now) {
         let mut trims = Vec::new();
         {
             let state = self.shared.state.lock();
-            for topic in state.topics.values().filter(|topic| topic.has_retention()) {
+            for topic in state.topics.values().filter(|topic| topic.has_cleanup()) {
                 let older = topic.settings.retention_ms.map(|ms| {
                     now.wall
                         .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
@@ -261,6 +314,51 @@ impl Housekeeper {
         if !trims.is_empty() {
             trims.into_iter().for_each(|trim| self.shared.push(trim, 0));
             self.shared.chores.lock().checkpoint = true;
+        }
+    }
+
+    /// A step of the cleaner, and a rest after it.
+    fn clean(&mut self) {
+        if !self.cleaner.is_busy() {
+            return;
+        }
+        let begun = Instant::now();
+        if let Some(copied) = self.clean_step() {
+            let (to, answer) = oneshot::channel();
+            self.shared.push(Command::Moved(copied, to), 0);
+            self.end_clean(matches!(answer.blocking_recv(), Ok(Ok(()))));
+        }
+        let share = u32::from(self.shared.options.cleaner_share.clamp(1, 100));
+        let rest = begun.elapsed() * (100 - share) / share;
+        self.rest(rest.min(LONGEST_CLEANER_REST));
+    }
+
+    /// One step of the cleaner; what the writer has to know when it is through.
+    pub(crate) fn clean_step(&mut self) -> Option<Vec<Copied>> {
+        match self.cleaner.step() {
+            Ok(Step::Ready(copied)) => Some(copied),
+            Ok(Step::More | Step::Idle) => None,
+            Err(error) => {
+                self.failed("clean segments", &error);
+                None
+            }
+        }
+    }
+
+    pub(crate) fn is_cleaning(&self) -> bool {
+        self.cleaner.is_busy()
+    }
+
+    /// The writer has logged what was copied, or has not.
+    pub(crate) fn end_clean(&mut self, is_logged: bool) {
+        if is_logged {
+            self.cleaner.end();
+            let mut chores = self.shared.chores.lock();
+            // What was emptied is given back by it; and there may be more to do.
+            chores.checkpoint = true;
+            chores.freed = true;
+        } else {
+            self.cleaner.give_up();
         }
     }
 
@@ -296,13 +394,20 @@ impl Housekeeper {
         if self.shared.pool.has_room() || self.shared.check_alive().is_err() {
             return;
         }
-        let (live, end) = (self.live(), self.shared.chores.lock().durable.segment);
-        let segments = self.shared.pool.segments();
-        let is_free = |id: u64| id < end && !live.contains(&id);
-        if segments.iter().any(|segment| is_free(segment.id)) {
+        if self.has_dead_segments() {
             self.shared.chores.lock().checkpoint = true;
             self.checkpoint_if_due();
         }
+    }
+
+    /// True when a segment holds nothing any more, which a checkpoint gives back.
+    fn has_dead_segments(&self) -> bool {
+        let (live, end) = (self.live(), self.shared.chores.lock().durable.segment);
+        let segments = self.shared.pool.segments();
+        let is_dead = |id: u64| {
+            (is_cleaned(id) || id < end) && !live.contains(&id) && !self.cleaner.is_making(id)
+        };
+        segments.iter().any(|segment| is_dead(segment.id))
     }
 
     /// The segments that hold something.
@@ -388,7 +493,8 @@ impl Housekeeper {
         let Some(bound) = bound else { return Ok(()) };
         let live = self.live();
         for segment in self.shared.pool.segments() {
-            if segment.id >= bound.segment || live.contains(&segment.id) {
+            let is_replayed = !is_cleaned(segment.id) && segment.id >= bound.segment;
+            if is_replayed || live.contains(&segment.id) || self.cleaner.is_making(segment.id) {
                 continue;
             }
             self.shared.indexes.forget(segment.id);

@@ -97,6 +97,22 @@ pub(crate) fn write(
     disk.sync_dir()
 }
 
+/// The index of a segment, where there is one.
+pub(crate) fn known(
+    disk: &dyn Disk,
+    identity: u128,
+    segment: u64,
+) -> io::Result<Option<SegmentIndex>> {
+    let name = file_name(segment);
+    match disk.open(&name, Open::Existing) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+        Ok(_) => read(disk, identity, segment)
+            .map(Some)
+            .map_err(io::Error::other),
+    }
+}
+
 pub(crate) fn read(disk: &dyn Disk, identity: u128, segment: u64) -> Result<SegmentIndex> {
     let name = file_name(segment);
     let io_error = |error| Error::io(format!("cannot read the segment index {name}"), error);

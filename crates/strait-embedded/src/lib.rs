@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 mod by_key;
+mod cleaner;
 mod codec;
 mod command;
 mod consumer;

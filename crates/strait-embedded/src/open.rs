@@ -8,6 +8,7 @@ use std::sync::Arc;
 use strait_core::events::Durability;
 use strait_core::{Error, Kind, Result, codes};
 
+use crate::cleaner::adopt;
 use crate::codec::Reader;
 use crate::disk::group::MAX_GROUP;
 use crate::disk::io::is_full;
@@ -75,6 +76,9 @@ pub(crate) fn open_with(
             torn.file, torn.offset, torn.bytes
         ));
     }
+    adopt::adopt(&*disk, identity, log.pool(), &mut state, &mut Err).map_err(open_error)?;
+    adopt::remove_orphans(&*disk, &state)
+        .map_err(|error| Error::io("cannot remove an unfinished cleaned segment", error))?;
     state.applied = report.last_seq.max(log.written_seq());
     state.recovered(clock.now().wall);
     begin_incarnation(&mut state, &mut log)?;

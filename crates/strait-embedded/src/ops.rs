@@ -9,6 +9,8 @@
 
 use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_i64, put_option, put_u64, put_u128};
 
+use crate::extents::{Span, StreamId};
+
 pub(crate) type TopicId = u32;
 pub(crate) type GroupId = u32;
 
@@ -35,6 +37,8 @@ pub(crate) enum Op<'a> {
         partition: u32,
         start: u64,
     },
+    /// The cleaner has copied a range of a stream.
+    Moved(MovedOp),
     PutGroup {
         id: GroupId,
         topic: TopicId,
@@ -118,6 +122,13 @@ pub(crate) struct TopicSettings {
     pub(crate) retention_bytes: Option<u64>,
     pub(crate) key_versions: bool,
     pub(crate) dedupe_ms: u64,
+    pub(crate) compaction: Option<CompactionSettings>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct CompactionSettings {
+    pub(crate) min_lag_ms: u64,
+    pub(crate) tombstones_ms: u64,
 }
 
 #[derive(Debug, Clone, PartialEq, Default)]
@@ -141,6 +152,17 @@ pub(crate) struct KeyStep {
     pub(crate) version: u64,
     /// Where its record before this one is: partition and offset.
     pub(crate) previous: Option<(u32, u64)>,
+}
+
+/// What a stream had in `first..end` lies in `spans` from now on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct MovedOp {
+    pub(crate) stream: StreamId,
+    pub(crate) first: u64,
+    pub(crate) end: u64,
+    pub(crate) spans: Vec<Span>,
+    /// Up to here the partition is compacted; `None` when this was no compaction.
+    pub(crate) compacted: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -194,6 +216,7 @@ mod tag {
     pub(super) const APPEND_IDS: u8 = 5;
     pub(super) const APPEND_VERSIONS: u8 = 6;
     pub(super) const TRIM: u8 = 7;
+    pub(super) const MOVED: u8 = 8;
     pub(super) const PUT_GROUP: u8 = 32;
     pub(super) const DELETE_GROUP: u8 = 33;
     pub(super) const SEEK: u8 = 34;
@@ -235,6 +258,7 @@ impl Op<'_> {
             } => {
                 put_place(out, tag::TRIM, *topic, *partition, *start);
             }
+            Op::Moved(moved) => moved.encode(out),
             Op::Claim { .. } | Op::StoreOnce { .. } | Op::ForgetClaim { .. } => {
                 self.encode_ledger(out);
             }
@@ -372,6 +396,7 @@ impl Op<'_> {
                 partition: r.u32()?,
                 start: r.u64()?,
             },
+            tag::MOVED => Op::Moved(MovedOp::decode(r)?),
             32..=63 => Op::decode_group(tag, r)?,
             64..=79 => Op::decode_ledger(tag, r)?,
             _ => return Err(Malformed),
@@ -468,6 +493,14 @@ impl Op<'_> {
         })
     }
 
+    /// True when something that takes space is gone with it.
+    pub(crate) fn frees_space(&self) -> bool {
+        matches!(
+            self,
+            Op::DeleteTopic { .. } | Op::DeleteGroup { .. } | Op::Trim { .. } | Op::Redrive { .. }
+        )
+    }
+
     /// How many bodies of its record belong to it.
     pub(crate) fn bodies(&self) -> usize {
         usize::from(matches!(self, Op::Append(_) | Op::Dead { .. }))
@@ -484,6 +517,33 @@ fn put_place(out: &mut Vec<u8>, tag: u8, object: u32, shard: u32, offset: u64) {
 fn put_range(out: &mut Vec<u8>, tag: u8, group: GroupId, shard: u32, first: u64, count: u32) {
     put_place(out, tag, group, shard, first);
     put_u64(out, u64::from(count));
+}
+
+impl MovedOp {
+    fn encode(&self, out: &mut Vec<u8>) {
+        out.push(tag::MOVED);
+        put_u64(out, self.stream.0);
+        put_u64(out, self.first);
+        put_u64(out, self.end);
+        put_option(out, self.compacted);
+        put_u64(out, self.spans.len() as u64);
+        self.spans.iter().for_each(|span| span.encode(out));
+    }
+
+    fn decode(r: &mut Reader<'_>) -> Decoded<MovedOp> {
+        Ok(MovedOp {
+            stream: StreamId(r.u64()?),
+            first: r.u64()?,
+            end: r.u64()?,
+            compacted: r.option()?,
+            spans: {
+                let count = r.count(6)?;
+                (0..count)
+                    .map(|_| Span::decode(r))
+                    .collect::<Decoded<_>>()?
+            },
+        })
+    }
 }
 
 impl AppendOp {
@@ -566,12 +626,20 @@ impl KeyStep {
 }
 
 impl TopicSettings {
+    pub(crate) fn has_cleanup(&self) -> bool {
+        self.retention_ms.is_some() || self.retention_bytes.is_some() || self.compaction.is_some()
+    }
+
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
         put_u64(out, u64::from(self.partitions));
         put_option(out, self.retention_ms);
         put_option(out, self.retention_bytes);
         out.push(u8::from(self.key_versions));
         put_u64(out, self.dedupe_ms);
+        put_option(out, self.compaction.map(|c| c.min_lag_ms));
+        if let Some(compaction) = self.compaction {
+            put_u64(out, compaction.tombstones_ms);
+        }
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>) -> Decoded<Self> {
@@ -581,6 +649,13 @@ impl TopicSettings {
             retention_bytes: r.option()?,
             key_versions: r.bool()?,
             dedupe_ms: r.u64()?,
+            compaction: match r.option()? {
+                Some(min_lag_ms) => Some(CompactionSettings {
+                    min_lag_ms,
+                    tombstones_ms: r.u64()?,
+                }),
+                None => None,
+            },
         })
     }
 }
@@ -692,6 +767,10 @@ mod tests {
         let settings = TopicSettings {
             partitions: 8,
             retention_ms: Some(0),
+            compaction: Some(CompactionSettings {
+                min_lag_ms: 0,
+                tombstones_ms: 9,
+            }),
             ..Default::default()
         };
         let parked = ParkOp {
@@ -759,6 +838,13 @@ mod tests {
                 ids: vec![4],
                 versions: vec![step, none],
                 ..append
+            }),
+            Op::Moved(MovedOp {
+                stream: StreamId::dead(3),
+                first: 2,
+                end: 9,
+                spans: vec![Span::hollow(2, 5), Span::hollow(5, 9)],
+                compacted: Some(0),
             }),
             Op::Trim {
                 topic: 1,

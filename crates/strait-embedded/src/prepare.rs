@@ -130,11 +130,12 @@ fn take(
     let mut all = Vec::with_capacity(held.messages.len());
     for one in &held.messages {
         let message = match read_again(shared, &held.name, held.topic, group, fence.shard, one) {
-            // It was lost after the look above, and then retention or a deletion took it.
-            Err(error) if error.kind() == strait_core::Kind::NotFound => {
-                return Ok(Some(Vec::new()));
-            }
+            // It was lost after the look above, and then retention, compaction or a deletion took it.
+            Err(error) if error.kind() == strait_core::Kind::NotFound => None,
             other => other?,
+        };
+        let Some(message) = message else {
+            return Ok(Some(Vec::new()));
         };
         let taken = if last(one.attempt) {
             let copy = dead_copy(shared, group, &message, one.attempt, reason);
@@ -183,7 +184,8 @@ fn held(shared: &Shared, receipt: &Receipt) -> Option<HeldMessages> {
     })
 }
 
-/// Reads a message that was out before: from its partition, or from the dead letters that it came back from.
+/// Reads a message that was out before: from its partition, or from the dead letters that it came back from. `None` when
+/// compaction removed it.
 pub(crate) fn read_again(
     shared: &Shared,
     topic_name: &Arc<str>,
@@ -191,7 +193,7 @@ pub(crate) fn read_again(
     group: GroupId,
     shard: u32,
     again: &Again,
-) -> Result<Message> {
+) -> Result<Option<Message>> {
     let (stream, from) = match again.redriven {
         Some(number) => (StreamId::dead(group), number),
         None => (StreamId::partition(topic, shard), again.offset),
@@ -206,17 +208,7 @@ pub(crate) fn read_again(
     if again.redriven.is_some() {
         chunk = chunk.at(strait_core::Position::at(again.offset));
     }
-    let first = chunk.iter().next().map(|item| item.to_message());
-    first.ok_or_else(|| {
-        strait_core::Error::new(
-            strait_core::Kind::Corrupt,
-            format!(
-                "offset {} of partition {shard} cannot be read again",
-                again.offset
-            ),
-        )
-        .with("topic", topic_name)
-    })
+    Ok(chunk.iter().next().map(|item| item.to_message()))
 }
 
 /// The copy for the group's dead-letter topic, where it has one.

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use strait_core::{Error, Health, Kind, Result};
 
+use crate::cleaner::adopt;
 use crate::disk::recover::intact::{self, Intact};
 use crate::disk::verify::identity_of;
 use crate::disk::{Disk, LockGuard, LogOptions, LogPos, OpenError, RealDisk, RecoveredGroup};
@@ -58,6 +59,11 @@ fn start(
         cut,
     } = intact;
     faults.extend(found);
+    let mut note = |fault| {
+        faults.push(fault);
+        Ok(())
+    };
+    adopt::adopt(&*disk, identity, &pool, &mut state, &mut note).map_err(open_error)?;
     state.applied = report.last_seq;
     state.recovered(clock.now().wall);
     opened

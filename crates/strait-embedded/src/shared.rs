@@ -78,9 +78,17 @@ pub(crate) struct Chores {
     /// Bytes and commit records since the last checkpoint.
     pub(crate) tail_bytes: u64,
     pub(crate) tail_records: u64,
-    /// Some topic has a retention.
-    pub(crate) retention: bool,
+    /// Some topic has a retention, or is compacted.
+    pub(crate) cleanup: bool,
+    /// Something was removed since the cleaner looked last.
+    pub(crate) freed: bool,
     pub(crate) stop: bool,
+}
+
+impl Chores {
+    pub(crate) fn wants_cleanup(&self) -> bool {
+        self.cleanup || self.freed
+    }
 }
 
 #[derive(Debug, Clone)]
@@ -100,7 +108,7 @@ impl Shared {
             options,
             durable,
         } = parts;
-        let retention = state.topics.values().any(|topic| topic.has_retention());
+        let cleanup = state.topics.values().any(|topic| topic.has_cleanup());
         Shared {
             state: Mutex::new(state),
             placed: Condvar::new(),
@@ -124,7 +132,8 @@ impl Shared {
                 checkpoint: false,
                 tail_bytes: 0,
                 tail_records: 0,
-                retention,
+                cleanup,
+                freed: false,
                 stop: false,
             }),
             chore_bell: Condvar::new(),

@@ -49,7 +49,8 @@ pub(crate) fn group_info(shared: &Shared, group: Name, topic: Name) -> Result<Gr
         if let (Some(Waits::Suspect(stuck) | Waits::Gap(stuck)), Some(again)) =
             (&mut shard.waits, wanted.stuck)
             // It may be settled and gone by now: then the key is not known, and the next look shows another message.
-            && let Ok(message) = read_again(shared, &name, ids.1, ids.0, partition, &again)
+            && let Ok(Some(message)) =
+                read_again(shared, &name, ids.1, ids.0, partition, &again)
         {
             stuck.key = message.record().key().map(<[u8]>::to_vec);
             stuck.since = Some(message.appended());

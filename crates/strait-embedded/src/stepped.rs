@@ -68,7 +68,19 @@ impl Stepped {
     pub fn keep(&mut self) {
         self.keeper.prepare_segments();
         self.keeper.write_indexes();
-        self.keeper.apply_retention();
+        self.keeper.clean_up();
+    }
+
+    /// One step of the cleaner, the writer's turn included when it is through; false: it has nothing to do.
+    pub fn clean(&mut self) -> bool {
+        if let Some(copied) = self.keeper.clean_step() {
+            let (to, mut answer) = oneshot::channel();
+            self.shared.push(Command::Moved(copied, to), 0);
+            self.turn();
+            self.keeper
+                .end_clean(matches!(answer.try_recv(), Ok(Ok(()))));
+        }
+        self.keeper.is_cleaning()
     }
 
     /// False while sends are refused for lack of space.

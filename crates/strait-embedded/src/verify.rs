@@ -2,10 +2,11 @@
 
 use std::path::Path;
 
-use strait_core::{Error, Kind, Result};
+use strait_core::{Batch, Error, Kind, Result};
 
+use crate::disk::cleaned;
 use crate::disk::verify::identity_of;
-use crate::disk::{self, Disk, OpenError, RealDisk};
+use crate::disk::{self, Disk, Open, OpenError, RealDisk};
 use crate::index;
 use crate::open::{io_error, lock_error};
 
@@ -20,6 +21,8 @@ pub struct Report {
     pub checkpoints: u64,
     /// Indexes of segments that were read.
     pub indexes: u64,
+    /// Cleaned segments that were read.
+    pub cleaned: u64,
     /// An unfinished write at the end of the log, as a power cut leaves it: no damage, nothing that was acknowledged is in
     /// it, and the next opening cuts it.
     pub torn: Option<Damage>,
@@ -70,6 +73,7 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
         groups: found.groups,
         checkpoints: found.snapshots,
         indexes: 0,
+        cleaned: 0,
         torn: found.torn.map(|torn| Damage {
             what: format!("{} bytes at the end never became durable", torn.bytes),
             file: Some(torn.file),
@@ -78,8 +82,14 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
         damage: found.faults.into_iter().map(Damage::from).collect(),
     };
     if let Some(identity) = identity_of(&disk, &mut Vec::new()).map_err(failed)? {
-        check_indexes(&disk, identity, &mut report)
-            .map_err(|error| failed(OpenError::io("list", "the data directory", error)))?;
+        let listed = |error| failed(OpenError::io("list", "the data directory", error));
+        check_indexes(&disk, identity, &mut report).map_err(listed)?;
+        for id in cleaned::list(&disk).map_err(listed)? {
+            report.cleaned += 1;
+            if let Err(damage) = check_cleaned(&disk, identity, id) {
+                report.damage.push(damage);
+            }
+        }
     }
     Ok(report)
 }
@@ -99,6 +109,44 @@ fn check_indexes(disk: &dyn Disk, identity: u128, report: &mut Report) -> std::i
         }
     }
     Ok(())
+}
+
+/// Reads a cleaned segment whole: header, index and every batch.
+fn check_cleaned(disk: &dyn Disk, identity: u128, id: u64) -> std::result::Result<(), Damage> {
+    let len = cleaned::read_header(disk, id, identity)?;
+    // A damaged index was reported already.
+    let Ok(index) = index::read(disk, identity, id) else {
+        return Ok(());
+    };
+    let name = cleaned::cleaned_name(id);
+    let damaged = |offset: u64, why: String| Damage {
+        what: format!("{name} is damaged at byte {offset}: {why}"),
+        file: Some(name.clone()),
+        offset: Some(offset),
+    };
+    let file = disk.open(&name, Open::Existing);
+    let file = file.map_err(|error| damaged(0, error.to_string()))?;
+    let mut covered = cleaned::CLEANED_HEAD;
+    for extent in index.values().flat_map(|extents| extents.iter()) {
+        let at = u64::from(extent.pos);
+        let mut bytes = vec![0; extent.len as usize];
+        disk::io::read_exact_at(&*file, &mut bytes, at)
+            .map_err(|error| damaged(at, error.to_string()))?;
+        match Batch::check(&bytes) {
+            Ok(batch) if batch.len() == extent.count as usize => {}
+            Ok(_) => return Err(damaged(at, "the batch has another count".to_owned())),
+            Err(error) => return Err(damaged(at, error.to_string())),
+        }
+        covered += u64::from(extent.pos - extent.op) + u64::from(extent.len);
+    }
+    if covered == len {
+        Ok(())
+    } else {
+        Err(damaged(
+            len,
+            format!("its index knows {covered} of {len} bytes"),
+        ))
+    }
 }
 
 impl From<OpenError> for Damage {

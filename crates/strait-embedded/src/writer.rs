@@ -270,9 +270,12 @@ impl Writer {
         let options = &self.shared.options;
         let due = chores.tail_bytes >= options.checkpoint_bytes
             || chores.tail_records >= options.checkpoint_records;
-        let ask = (due && !chores.checkpoint) || (self.out.retention && !chores.retention);
+        let ask = (due && !chores.checkpoint)
+            || (self.out.cleanup && !chores.cleanup)
+            || (self.out.freed && !chores.freed);
         chores.checkpoint |= due;
-        chores.retention |= self.out.retention;
+        chores.cleanup |= self.out.cleanup;
+        chores.freed |= self.out.freed;
         drop(chores);
         if rolled || ask {
             self.shared.chore_bell.notify_one();

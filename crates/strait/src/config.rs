@@ -12,6 +12,7 @@
 //! memory_bytes = 1073741824  # what `memory:` may hold
 //! body_limit = 1048576       # longest body
 //! retention_every = "10s"
+//! cleaner_share = 25         # percent of the time that the cleaner may use the disk
 //! listen = true              # answer other processes that open the directory
 //! wait_for_lock = "30s"      # where another process has the directory and does not share it
 //! ```
@@ -64,6 +65,7 @@ struct EngineTable {
     body_limit: Option<usize>,
     #[serde(default, deserialize_with = "duration")]
     retention_every: Option<Duration>,
+    cleaner_share: Option<u8>,
     listen: Option<bool>,
     #[serde(default, deserialize_with = "duration")]
     wait_for_lock: Option<Duration>,
@@ -151,6 +153,7 @@ impl EngineTable {
         set(&mut options.memory_bytes, self.memory_bytes);
         set(&mut options.limits.body, self.body_limit);
         set(&mut options.retention_every, self.retention_every);
+        set(&mut options.cleaner_share, self.cleaner_share);
         set(&mut share.listen, self.listen);
         share.wait_for_lock = self.wait_for_lock;
         share

@@ -149,7 +149,7 @@ pub use out::Out;
 pub use report::{ConsumerReport, Feature, Report};
 pub use strait_core as core;
 pub use strait_core::events::{
-    AfterDead, Durability, GroupChange, GroupInfo, Order, Override, Retention, Start,
+    AfterDead, Compaction, Durability, GroupChange, GroupInfo, Order, Override, Retention, Start,
 };
 pub use strait_core::{
     Engine, Error, Kind, Limits, Name, Position, Records, RecordsBuilder, Result, Timestamp, codes,

@@ -5,7 +5,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 use serde::Serialize;
 use strait::core::Name;
-use strait::core::events::{Retention, TopicChange, TopicInfo, TopicSpec};
+use strait::core::events::{Compaction, Retention, TopicChange, TopicInfo, TopicSpec};
 
 use super::Ctx;
 use crate::confirm::{DryRun, agreed};
@@ -71,7 +71,8 @@ pub(crate) enum By {
 #[command(after_help = "Examples:
   strait topic create orders --partitions 12
   strait topic create clicks --keep-age 7d --keep-bytes 10GiB
-  strait topic create accounts --key-versions")]
+  strait topic create accounts --key-versions
+  strait topic create prices --compact --min-lag 1h")]
 pub(crate) struct CreateArgs {
     /// The topic
     topic: Name,
@@ -81,8 +82,10 @@ pub(crate) struct CreateArgs {
     #[command(flatten)]
     keep: Keep,
     /// Keep a version for each key (event sourcing)
-    #[arg(long)]
+    #[arg(long, conflicts_with = "compact")]
     key_versions: bool,
+    #[command(flatten)]
+    compact: Compact,
     /// How long ids are remembered, for example 10m
     #[arg(long, value_name = "DURATION", value_parser = parse_duration)]
     dedupe_window: Option<Duration>,
@@ -101,7 +104,36 @@ pub(crate) struct AlterArgs {
     #[command(flatten)]
     keep: Keep,
     #[command(flatten)]
+    compact: Compact,
+    /// Keep older messages of a key from now on; what was removed does not come back
+    #[arg(long, conflicts_with = "compact")]
+    no_compact: bool,
+    #[command(flatten)]
     dry: DryRun,
+}
+
+/// Compaction by key.
+#[derive(Debug, Clone, Copy, Args)]
+struct Compact {
+    /// Keep only the newest message of each key; one with an empty body removes its key
+    #[arg(long)]
+    compact: bool,
+    /// Leave messages alone for so long before they may be compacted [default: 0s]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "compact")]
+    min_lag: Option<Duration>,
+    /// How long a message that removes its key is kept [default: 1d]
+    #[arg(long, value_name = "DURATION", value_parser = parse_duration, requires = "compact")]
+    tombstones: Option<Duration>,
+}
+
+impl Compact {
+    fn wanted(self) -> Option<Compaction> {
+        let default = Compaction::default();
+        self.compact.then(|| Compaction {
+            min_lag: self.min_lag.unwrap_or(default.min_lag),
+            tombstones: self.tombstones.unwrap_or(default.tombstones),
+        })
+    }
 }
 
 /// What a topic keeps. Without any of it: everything.
@@ -166,6 +198,7 @@ struct TopicRow {
     keep_bytes: Option<u64>,
     key_versions: bool,
     dedupe_window_ms: u64,
+    compacted: bool,
 }
 
 impl TopicRow {
@@ -182,13 +215,15 @@ impl TopicRow {
             keep_bytes: info.retention.bytes,
             key_versions: info.key_versions,
             dedupe_window_ms: millis(info.dedupe_window),
+            compacted: info.compaction.is_some(),
         }
     }
 
     fn keeps(&self, people: bool) -> String {
         let age = self.keep_age_ms.map(Duration::from_millis).map(duration);
         let size = self.keep_bytes.map(|size| bytes(size, people));
-        let bounds: Vec<String> = age.into_iter().chain(size).collect();
+        let newest = self.compacted.then(|| "newest of a key".to_owned());
+        let bounds: Vec<String> = newest.into_iter().chain(age).chain(size).collect();
         match bounds.len() {
             0 => "everything".to_owned(),
             _ => bounds.join(", "),
@@ -350,6 +385,7 @@ async fn create(args: CreateArgs, target: &Target, ctx: &Ctx) -> Outcome {
     spec.retention = args.keep.over(Retention::default());
     spec.key_versions = args.key_versions.then_some(true);
     spec.dedupe_window = args.dedupe_window;
+    spec.compaction = args.compact.wanted();
     let info = target.events.declare(spec).await?;
     ctx.out.list(&[TopicRow::new(&info)])
 }
@@ -359,10 +395,14 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
     let change = TopicChange {
         partitions: args.partitions,
         retention: args.keep.over(now.retention),
+        compaction: match args.compact.wanted() {
+            None if args.no_compact => Some(None),
+            wanted => wanted.map(Some),
+        },
     };
-    if change.partitions.is_none() && change.retention.is_none() {
+    if change.partitions.is_none() && change.retention.is_none() && change.compaction.is_none() {
         return Err(Failure::usage(
-            "nothing to change: say --partitions, --keep-age or --keep-bytes",
+            "nothing to change: say --partitions, --keep-age, --keep-bytes, --compact or --no-compact",
         ));
     }
     let mut steps = Vec::new();
@@ -383,6 +423,14 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
             TopicRow::new(&after).keeps(true),
             TopicRow::new(&now).keeps(true)
         ));
+    }
+    match change.compaction {
+        Some(Some(_)) => steps.push(format!(
+            "let `{}` keep the newest message of each key only: older ones are removed for good",
+            args.topic
+        )),
+        Some(None) => steps.push(format!("let `{}` keep every message of a key", args.topic)),
+        None => {}
     }
     if !agreed(&steps.join(", and "), args.dry, &ctx.global, &ctx.out)? {
         return Ok(());

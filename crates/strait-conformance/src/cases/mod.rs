@@ -13,6 +13,7 @@ use crate::target::Harness;
 mod append;
 mod assignment;
 mod closing;
+mod compaction;
 mod dead;
 mod dedupe;
 mod expected;
@@ -37,6 +38,7 @@ pub(crate) fn all() -> Vec<Case> {
         append::cases(),
         read::cases(),
         topics::cases(),
+        compaction::cases(),
         dedupe::cases(),
         expected::cases(),
         groups::cases(),
@@ -164,6 +166,7 @@ pub(crate) enum Need {
     CompletedRanges,
     RetentionAge,
     RetentionBytes,
+    Compaction,
 }
 
 impl Need {
@@ -187,6 +190,7 @@ impl Need {
             Need::CompletedRanges => caps.completed_ranges,
             Need::RetentionAge => caps.retention_age,
             Need::RetentionBytes => caps.retention_bytes,
+            Need::Compaction => caps.compaction,
         }
     }
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    AfterDead, Append, Expected, GroupChange, GroupSpec, Order, Override, ReadKey, Retention,
-    Start, TopicSpec,
+    AfterDead, Append, Compaction, Expected, GroupChange, GroupSpec, Order, Override, ReadKey,
+    Retention, Start, TopicSpec,
 };
 use strait_core::{Claim, Kind, Timestamp, Unit, Verdict};
 
@@ -30,6 +30,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("refused_alter_group", alter_group).where_refused(Need::AlterGroup),
         case("refused_retention_age", retention_age).where_refused(Need::RetentionAge),
         case("refused_retention_bytes", retention_bytes).where_refused(Need::RetentionBytes),
+        case("refused_compaction", compaction).where_refused(Need::Compaction),
     ]
 }
 
@@ -218,6 +219,14 @@ async fn retention(lab: &Lab, retention: Retention) -> Check {
 async fn retention_age(lab: Lab) -> Check {
     let age = Some(Duration::from_secs(60));
     retention(&lab, Retention { age, bytes: None }).await
+}
+
+/// Declaring a topic that is compacted.
+async fn compaction(lab: Lab) -> Check {
+    let mut spec = TopicSpec::new(lab.name("t")?);
+    spec.compaction = Some(Compaction::default());
+    check_refused!(lab.events.declare(spec).await, Unsupported, "compaction");
+    Ok(())
 }
 
 /// Declaring a retention by size.

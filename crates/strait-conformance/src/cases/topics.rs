@@ -180,6 +180,7 @@ async fn more_partitions(lab: Lab) -> Check {
     let change = TopicChange {
         partitions: Some(4),
         retention: None,
+        ..TopicChange::default()
     };
     let info = lab.events.alter(topic.clone(), change).await?;
     check_eq!(info.partitions.len(), 4, "partitions");
@@ -196,6 +197,7 @@ async fn more_partitions_reach_members(lab: Lab) -> Check {
     let change = TopicChange {
         partitions: Some(3),
         retention: None,
+        ..TopicChange::default()
     };
     lab.events.alter(topic.clone(), change).await?;
     lab.put(&topic, 2, &["new"]).await?;
@@ -211,6 +213,7 @@ async fn fewer_partitions(lab: Lab) -> Check {
         let change = TopicChange {
             partitions: Some(partitions),
             retention: None,
+            ..TopicChange::default()
         };
         let answer = lab.events.alter(topic.clone(), change).await;
         check_refused!(answer, Rejected | Conflict, "3 partitions to {partitions}");
@@ -230,6 +233,7 @@ async fn retention_changes(lab: Lab) -> Check {
     let change = TopicChange {
         partitions: None,
         retention: Some(retention),
+        ..TopicChange::default()
     };
     lab.events.alter(topic.clone(), change).await?;
     let info = lab.events.topic(topic).await?;

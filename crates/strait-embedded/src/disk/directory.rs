@@ -12,7 +12,7 @@ use super::segment::{SegmentHeader, segment_id, segment_name};
 /// Files with these names are not the log's but belong into a data directory. `lost+found` is made by the file system
 /// where a directory is a mount point.
 const NAMES: [&str; 4] = ["IDENTITY", "LOCK", "SOCK", "lost+found"];
-const PREFIXES: [&str; 2] = ["snap-", "ext-"];
+const PREFIXES: [&str; 3] = ["snap-", "ext-", "clean-"];
 
 /// A segment that replay may need.
 #[derive(Debug, Clone, Copy)]

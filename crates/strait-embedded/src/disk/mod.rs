@@ -2,11 +2,13 @@
 //!
 //! [`io`] says what a disk is, [`real`] and [`sim`] are two of them. [`log`] is the commit log: groups of records
 //! ([`group`]) in segment files ([`segment`]) that a [`pool`] prepares ahead and recycles. [`recover`] opens a log and
-//! decides between a torn tail and corruption; [`verify`](mod@verify) reads a directory without changing it; [`snapshot`] is the
+//! decides between a torn tail and corruption; [`cleaned`] are the segments that a cleaner made out of others;
+//! [`verify`](mod@verify) reads a directory without changing it; [`snapshot`] is the
 //! container of checkpoints.
 //!
 //! Public only so that the simulation tests reach it; not part of the crate's promise.
 
+pub mod cleaned;
 pub mod crc;
 mod directory;
 mod error;

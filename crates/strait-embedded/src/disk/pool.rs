@@ -1,8 +1,9 @@
 //! The segment files of a log, shared by its writer, its readers and the housekeeping thread.
 //!
-//! A file goes round: made (or recycled) under a temporary name, given a durable header, renamed to a segment, kept as
+//! A file of the log goes round: made (or recycled) under a temporary name, given a durable header, renamed to a segment, kept as
 //! a spare, written, released when nothing live points into it, and recycled under a new id with a new salt. It bears
-//! a segment's name only while its header is durable and is the one of that name.
+//! a segment's name only while its header is durable and is the one of that name. Cleaned segments only pass: they are
+//! adopted when they are whole, and removed when they are released.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -11,9 +12,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
+use super::cleaned::{file_name, is_cleaned};
 use super::io::{Disk, File, Open, is_full};
 use super::log::LogOptions;
-use super::segment::{SegmentHeader, segment_name};
+use super::segment::SegmentHeader;
 
 mod making;
 
@@ -168,6 +170,11 @@ impl Pool {
             .collect()
     }
 
+    /// Takes a cleaned segment of `len` bytes in: it is read like any other.
+    pub(crate) fn adopt(&self, id: u64, len: u64) {
+        self.state.lock().used.insert(id, Used::new(len));
+    }
+
     /// Says that nothing live points into segment `id` and that this is durable: its file is recycled or removed, once
     /// the last pin is gone. False, and no change, for the segment that is being written and for one that is not in use.
     pub fn release(&self, id: u64) -> bool {
@@ -215,7 +222,7 @@ impl Pool {
             let Some(id) = self.state.lock().trash.pop() else {
                 return Ok(());
             };
-            match self.disk.remove(&segment_name(id)) {
+            match self.disk.remove(&file_name(id)) {
                 Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
                 _ => {}
             }
@@ -472,7 +479,8 @@ impl Pool {
 
     /// Keeps the file for recycling when it has the length of the next segments, else marks it for removal.
     pub(super) fn free(&self, state: &mut State, id: u64, len: u64) {
-        if len == state.target && state.freed.len() < self.options.recycled {
+        let recycles = !is_cleaned(id) && len == state.target;
+        if recycles && state.freed.len() < self.options.recycled {
             state.freed.push(SegmentInfo { id, len });
         } else {
             state.trash.push(id);
@@ -508,7 +516,7 @@ impl State {
         if let Some(file) = &used.file {
             return Ok(file.clone());
         }
-        let file = disk.open(&segment_name(id), Open::Existing)?;
+        let file = disk.open(&file_name(id), Open::Existing)?;
         used.file = Some(file.clone());
         self.close_oldest();
         Ok(file)

@@ -10,8 +10,9 @@ use rapidhash::RapidHashMap;
 use strait_core::Name;
 
 use crate::codec::{Decoded, Malformed, Reader, put_u64};
+use crate::disk::cleaned::{is_cleaned, parts_of};
 use crate::extents::{Extent, Stream, StreamId};
-use crate::ops::{GroupId, Op, TopicId};
+use crate::ops::{GroupId, MovedOp, Op, TopicId};
 use crate::shared::Alarms;
 
 pub(crate) mod group;
@@ -36,6 +37,8 @@ pub(crate) struct State {
     pub(crate) next_topic: TopicId,
     pub(crate) next_group: GroupId,
     pub(crate) next_token: u64,
+    /// The number of the next cleaned segment.
+    pub(crate) next_cleaned: u64,
     /// Grants and consumers of this incarnation.
     grants: u64,
     consumers: u32,
@@ -60,6 +63,7 @@ impl Default for State {
             next_topic: 1,
             next_group: 1,
             next_token: 1,
+            next_cleaned: 1,
             grants: 0,
             consumers: 0,
             applied: 0,
@@ -114,6 +118,7 @@ impl State {
             Op::PutTopic { .. } | Op::DeleteTopic { .. } | Op::Append(_) | Op::Trim { .. } => {
                 return self.apply_topic(seq, op);
             }
+            Op::Moved(moved) => self.apply_moved(seq, moved),
             Op::Claim { .. } | Op::StoreOnce { .. } | Op::ForgetClaim { .. } => {
                 self.apply_ledger(seq, op);
             }
@@ -177,6 +182,30 @@ impl State {
             _ => {}
         }
         None
+    }
+
+    fn apply_moved(&mut self, seq: u64, op: &MovedOp) {
+        let numbers = op.spans.iter().filter(|span| is_cleaned(span.segment));
+        let next = numbers.map(|span| parts_of(span.segment).1 + 1).max();
+        self.next_cleaned = self.next_cleaned.max(next.unwrap_or(0));
+        let stamp = match (op.stream.as_partition(), op.stream.as_dead()) {
+            (Some((topic, _)), _) => self.topics.get(&topic).map(|topic| topic.stamp),
+            (None, Some(group)) => self.groups.get(&group).map(|group| group.stamp),
+            (None, None) => None,
+        };
+        if stamp.is_none_or(|stamp| seq <= stamp) {
+            return;
+        }
+        if let Some(stream) = self.stream_mut(op.stream) {
+            stream.moved(op.first, op.end, &op.spans);
+        }
+        let place = op.stream.as_partition().and_then(|(topic, partition)| {
+            let topic = self.topics.get_mut(&topic)?;
+            topic.partitions.get_mut(partition as usize)
+        });
+        if let (Some(place), Some(compacted)) = (place, op.compacted) {
+            place.compacted = place.compacted.max(compacted);
+        }
     }
 
     fn apply_group(&mut self, seq: u64, op: &Op<'_>) -> Option<StreamId> {
@@ -389,6 +418,7 @@ impl State {
                 put_u64(out, u64::from(self.next_topic));
                 put_u64(out, u64::from(self.next_group));
                 put_u64(out, self.next_token);
+                put_u64(out, self.next_cleaned);
             }
             section::TOPIC => match self.topics.get(&id) {
                 Some(topic) => topic.encode(out),
@@ -422,6 +452,7 @@ impl State {
                 self.next_topic = r.u32()?;
                 self.next_group = r.u32()?;
                 self.next_token = r.u64()?;
+                self.next_cleaned = r.u64()?;
             }
             section::TOPIC => {
                 let topic = Topic::decode(&mut r, id, stamp)?;

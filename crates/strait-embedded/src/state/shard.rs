@@ -322,17 +322,17 @@ impl Shard {
         );
     }
 
-    /// The engine settles this message by itself. With the hash of its `key`, later ones of the key wait as if it was
-    /// parked already; 0 lets them go on.
-    pub(crate) fn set_settling(&mut self, offset: u64, key: u64) {
+    /// The engine settles these messages of one lease by itself. With the hash of its `key`, later ones of the key wait as
+    /// if the first was parked already; 0 lets them go on.
+    pub(crate) fn set_settling(&mut self, offset: u64, count: u32, key: u64) {
         let Some(lease) = self.lease_of(offset) else {
             return;
         };
         if key != 0 {
             self.settling.entry(key).or_default().insert(offset);
         }
-        self.unlease(offset, 1);
-        let end = offset + 1;
+        self.unlease(offset, count);
+        let end = offset + u64::from(count);
         self.leases.insert(
             offset,
             Lease {

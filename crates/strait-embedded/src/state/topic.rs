@@ -28,6 +28,8 @@ pub(crate) struct Topic {
 #[derive(Debug, Default)]
 pub(crate) struct Partition {
     pub(crate) stream: Stream,
+    /// Everything before it was compacted once, as it was then.
+    pub(crate) compacted: u64,
     /// Fired when more of it is visible.
     pub(crate) grown: Arc<Notify>,
 }
@@ -56,8 +58,9 @@ impl Topic {
         topic
     }
 
-    pub(crate) fn has_retention(&self) -> bool {
-        self.settings.retention_ms.is_some() || self.settings.retention_bytes.is_some()
+    /// True when something of it is removed by and by.
+    pub(crate) fn has_cleanup(&self) -> bool {
+        self.settings.has_cleanup()
     }
 
     pub(crate) fn alter(&mut self, settings: TopicSettings) {
@@ -128,9 +131,10 @@ impl Topic {
         put_bytes(out, self.name.as_bytes());
         self.settings.encode(out);
         put_u64(out, self.partitions.len() as u64);
-        self.partitions
-            .iter()
-            .for_each(|partition| partition.stream.encode(out));
+        for partition in &self.partitions {
+            partition.stream.encode(out);
+            put_u64(out, partition.compacted);
+        }
         self.dedupe.encode(out);
         put_u64(out, self.keys.len() as u64);
         for (key, head) in &self.keys {
@@ -145,10 +149,10 @@ impl Topic {
         let name = Name::new(r.str()?).map_err(|_| Malformed)?;
         let mut topic = Topic::new(id, name, TopicSettings::decode(r)?, stamp);
         topic.partitions.clear();
-        for _ in 0..r.count(3)? {
-            let stream = Stream::decode(r)?;
+        for _ in 0..r.count(4)? {
             topic.partitions.push(Partition {
-                stream,
+                stream: Stream::decode(r)?,
+                compacted: r.u64()?,
                 grown: Arc::default(),
             });
         }

@@ -83,6 +83,9 @@ impl Turn<'_> {
         if records.is_empty() {
             return Err(Error::new(Kind::Rejected, "the batch has no records").with("topic", topic));
         }
+        if found.settings.compaction.is_some() && records.iter().any(|r| r.key().is_none()) {
+            return Err(no_key(topic));
+        }
         let ids = if dedupe {
             ids_of(records, self.fingerprint)
         } else {
@@ -156,6 +159,15 @@ impl Turn<'_> {
         let before = |key: u128| ahead.keys.get(&(topic.id, key)).copied();
         topic.next_versions(partition, first, &keys, before)
     }
+}
+
+fn no_key(topic: &str) -> Error {
+    let text =
+        format!("`{topic}` is compacted by key, and a message has none: it could never be removed");
+    Error::new(Kind::Rejected, text)
+        .code(codes::NO_KEY)
+        .with("topic", topic)
+        .next("give every message a key, or send it to a topic without compaction")
 }
 
 pub(super) fn append_op(

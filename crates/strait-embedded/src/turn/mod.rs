@@ -14,6 +14,7 @@ mod append;
 mod fetch;
 mod groups;
 mod ledger;
+mod moved;
 mod topics;
 mod unit;
 
@@ -56,8 +57,10 @@ pub(crate) struct Output {
     pub(crate) fsync: bool,
     /// Commit records in the group.
     pub(crate) records: u64,
-    /// A topic was given a retention.
-    pub(crate) retention: bool,
+    /// A topic was given a retention or a compaction.
+    pub(crate) cleanup: bool,
+    /// Something that takes space is gone.
+    pub(crate) freed: bool,
     /// Claims that ended: who waits may ask again.
     pub(crate) claims_ended: bool,
 }
@@ -105,7 +108,8 @@ impl Output {
         self.sync = false;
         self.fsync = false;
         self.records = 0;
-        self.retention = false;
+        self.cleanup = false;
+        self.freed = false;
         self.claims_ended = false;
     }
 }
@@ -169,6 +173,10 @@ impl<'a> Turn<'a> {
                 partition,
                 start,
             } => return self.trim(topic, partition, start),
+            Command::Moved(copied, to) => {
+                self.moved(copied);
+                Reply::Unit(to, Ok(()))
+            }
             Command::Leave { group, consumer } => return self.leave(group, consumer),
             Command::HandedBack {
                 group,
@@ -220,6 +228,7 @@ impl<'a> Turn<'a> {
         let op_at = self.group.ops_mut().len() - open.ops_at;
         op.encode(self.group.ops_mut());
         self.out.sync |= !matches!(op, Op::Grant { .. });
+        self.out.freed |= op.frees_space();
         let stream = self.state.apply(self.seq, op);
         let (Some(records), Some(stream)) = (body, stream) else {
             return;

@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
-use strait_core::events::{PartitionInfo, Retention, TopicChange, TopicInfo, TopicSpec};
+use strait_core::events::{
+    Compaction, PartitionInfo, Retention, TopicChange, TopicInfo, TopicSpec,
+};
 use strait_core::{Error, Kind, Position, Result, codes};
 
 use super::{Turn, disk_full, no_such_topic};
-use crate::ops::{GroupId, Op, TopicId, TopicSettings};
+use crate::ops::{CompactionSettings, GroupId, Op, TopicId, TopicSettings};
 use crate::state::topic::Topic;
 
 /// Partitions of a topic that does not say how many.
@@ -29,13 +31,15 @@ impl Turn<'_> {
             retention_bytes: retention.bytes,
             key_versions: spec.key_versions.unwrap_or(false),
             dedupe_ms: spec.dedupe_window.map_or(DEDUPE_MS, millis),
+            compaction: spec.compaction.map(compaction_settings),
         };
+        check_compaction(&spec.name, &settings)?;
         self.put_topic(self.state.next_topic, &spec.name, settings)
     }
 
     fn put_topic(&mut self, id: TopicId, name: &str, settings: TopicSettings) -> Result<TopicInfo> {
         self.record(|turn| turn.emit(&Op::PutTopic { id, name, settings }, None));
-        self.out.retention |= settings.retention_ms.is_some() || settings.retention_bytes.is_some();
+        self.out.cleanup |= settings.has_cleanup();
         self.state
             .topics
             .get(&id)
@@ -66,6 +70,10 @@ impl Turn<'_> {
             settings.retention_ms = retention.age.map(millis);
             settings.retention_bytes = retention.bytes;
         }
+        if let Some(compaction) = change.compaction {
+            settings.compaction = compaction.map(compaction_settings);
+        }
+        check_compaction(name, &settings)?;
         let info = self.put_topic(id, name, settings)?;
         self.start_new_shards(&groups, before..settings.partitions);
         Ok(info)
@@ -140,6 +148,18 @@ impl Turn<'_> {
     }
 }
 
+fn check_compaction(name: &str, settings: &TopicSettings) -> Result<()> {
+    if settings.compaction.is_none() || !settings.key_versions {
+        return Ok(());
+    }
+    let text = format!(
+        "the topic `{name}` keeps the versions of keys: compaction would remove all but the newest"
+    );
+    Err(Error::new(Kind::Rejected, text)
+        .with("topic", name)
+        .next("choose one of them: key versions (event sourcing), or compaction"))
+}
+
 fn check_same(topic: &Topic, spec: &TopicSpec) -> Result<()> {
     let now = &topic.settings;
     let retention = retention_of(now);
@@ -170,6 +190,14 @@ fn check_same(topic: &Topic, spec: &TopicSpec) -> Result<()> {
             wanted.to_string(),
         );
     }
+    let compaction = compaction_of(now);
+    if let Some(wanted) = spec.compaction.filter(|c| Some(*c) != compaction) {
+        return differs(
+            "compaction",
+            format!("{compaction:?}"),
+            format!("{:?}", Some(wanted)),
+        );
+    }
     match spec.dedupe_window.filter(|w| *w != window) {
         Some(wanted) => differs(
             "dedupe_window",
@@ -191,6 +219,20 @@ fn retention_of(settings: &TopicSettings) -> Retention {
     }
 }
 
+fn compaction_settings(compaction: Compaction) -> CompactionSettings {
+    CompactionSettings {
+        min_lag_ms: millis(compaction.min_lag),
+        tombstones_ms: millis(compaction.tombstones),
+    }
+}
+
+fn compaction_of(settings: &TopicSettings) -> Option<Compaction> {
+    settings.compaction.map(|compaction| Compaction {
+        min_lag: Duration::from_millis(compaction.min_lag_ms),
+        tombstones: Duration::from_millis(compaction.tombstones_ms),
+    })
+}
+
 pub(crate) fn info(topic: &Topic) -> TopicInfo {
     let partitions = topic.partitions.iter().map(|partition| PartitionInfo {
         start: Position::at(partition.stream.start),
@@ -202,6 +244,7 @@ pub(crate) fn info(topic: &Topic) -> TopicInfo {
         retention: retention_of(&topic.settings),
         key_versions: topic.settings.key_versions,
         dedupe_window: Duration::from_millis(topic.settings.dedupe_ms),
+        compaction: compaction_of(&topic.settings),
         partitions: partitions.collect(),
     }
 }

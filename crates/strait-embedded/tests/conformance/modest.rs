@@ -34,6 +34,7 @@ pub(crate) fn next_to_nothing(caps: Caps) -> Caps {
         alter_group: no,
         retention_age: no,
         retention_bytes: no,
+        compaction: no,
         ..caps
     }
 }
@@ -75,8 +76,11 @@ impl Bend for Modest {
     }
 
     fn declare(&self, to: &True, topic: TopicSpec) -> Fut<Result<TopicInfo>> {
-        if topic.key_versions == Some(true) || topic.retention.is_some() {
-            return refuse("key versions, or a retention");
+        if topic.key_versions == Some(true)
+            || topic.retention.is_some()
+            || topic.compaction.is_some()
+        {
+            return refuse("key versions, a retention or a compaction");
         }
         to.events.declare(topic)
     }

@@ -49,6 +49,7 @@ const SILENCE: &[(&str, &str)] = &[
     ("refused_alter_group", "it was accepted"),
     ("refused_retention_age", "it was accepted"),
     ("refused_retention_bytes", "it was accepted"),
+    ("refused_compaction", "it was accepted"),
 ];
 
 /// A mutant may lose what a case waits for: it is not waited for long.

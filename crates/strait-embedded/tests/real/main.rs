@@ -6,6 +6,7 @@
 mod bad_input;
 mod bounds;
 mod by_key;
+mod cleaner;
 mod full_disk;
 mod idle;
 mod kill;

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use strait_core::events::{Cursor, DeadLetter, GroupInfo, ReadKey};
 use strait_core::{Chunk, Name, Position};
 
-use crate::model::{Dead, Send, State, Unit, Verdict, key_bytes, serial_of};
+use crate::model::{Dead, Part, Send, State, Unit, Verdict, key_bytes, serial_of};
 use crate::ops::{What, describe};
 use crate::trace::note;
 use crate::world::World;
@@ -16,6 +16,34 @@ pub(crate) fn name(text: &str) -> Name {
 
 /// Records that nobody acknowledged, by serial.
 type Found = BTreeMap<u64, (usize, u32, u64)>;
+
+/// What compaction removed of a partition, and the newest record of each key that is there.
+#[derive(Debug, Default)]
+struct Superseded {
+    missing: Vec<u64>,
+    newest: BTreeMap<Option<u8>, u64>,
+}
+
+impl Superseded {
+    fn check(&self, part: &Part, place: &str) {
+        for offset in &self.missing {
+            let Some(rec) = part.recs.get(offset) else {
+                continue;
+            };
+            let newest = self.newest.get(&rec.key);
+            assert!(
+                newest.is_some_and(|newest| newest > offset),
+                "{place}: {offset} is gone, and nothing newer of its key {:?} is there",
+                rec.key
+            );
+        }
+    }
+}
+
+fn key_of(record: &strait_core::Record<'_>) -> Option<u8> {
+    let digit = record.key().and_then(|key| key.get(4));
+    digit.map(|digit| digit - b'0')
+}
 
 impl World {
     /// After a turn that went well.
@@ -345,16 +373,24 @@ impl World {
             let place = format!("{}/{partition}", self.topics[topic].name);
             let end = stands.end.offset();
             let mut at = stands.start.offset();
+            let mut gone = at..at;
+            let mut superseded = Superseded::default();
             while at < end {
                 let chunk = self.read(topic, partition, at);
-                assert!(
-                    !chunk.is_empty(),
-                    "{place} ends at {end} and has nothing at {at}"
-                );
+                let next = chunk.next().offset();
+                assert!(next > at, "{place} ends at {end} and has nothing at {at}");
                 for item in chunk.iter() {
                     let offset = item.position().offset();
-                    assert_eq!(offset, at, "{place} is without a gap");
+                    gone.start = at;
+                    gone.end = offset;
+                    assert!(
+                        gone.is_empty() || self.topics[topic].compacted,
+                        "{place} has no {gone:?}"
+                    );
+                    superseded.missing.extend(gone.clone());
+                    at = offset;
                     let record = item.record();
+                    superseded.newest.insert(key_of(&record), offset);
                     if self.topics[topic].parts[partition as usize]
                         .recs
                         .contains_key(&offset)
@@ -365,8 +401,12 @@ impl World {
                     }
                     at += 1;
                 }
+                superseded.missing.extend(at..next);
+                assert!(at == next || self.topics[topic].compacted, "{place}: {at}");
+                at = next;
             }
             let part = &self.topics[topic].parts[partition as usize];
+            superseded.check(part, &place);
             let last = part
                 .recs
                 .last_key_value()
@@ -405,10 +445,7 @@ impl World {
         if self.topics[topic].copies && record.header("strait-dead-offset").is_some() {
             let rec = crate::model::Rec {
                 serial,
-                key: record
-                    .key()
-                    .and_then(|key| key.get(4))
-                    .map(|digit| digit - b'0'),
+                key: key_of(record),
                 len: record.body().len(),
             };
             self.topics[topic].parts[partition as usize]

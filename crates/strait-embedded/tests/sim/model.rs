@@ -115,6 +115,8 @@ pub(crate) struct Topic {
     pub(crate) life: u32,
     pub(crate) versions: bool,
     pub(crate) retention: bool,
+    /// Only the newest record of each key is kept: all of its records have keys.
+    pub(crate) compacted: bool,
     pub(crate) window: i64,
     /// Dead letters are copied here: positions cannot be foretold.
     pub(crate) copies: bool,

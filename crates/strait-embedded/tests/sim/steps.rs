@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Expected, GroupSpec, Order, Redrive, Retention, Seek, Start, TopicChange, TopicSpec,
+    Append, Compaction, Expected, GroupSpec, Order, Redrive, Retention, Seek, Start, TopicChange,
+    TopicSpec,
 };
 use strait_core::{Claim, ClaimToken, Engine, Once, OnceEnd, Outgoing, Position};
 use strait_embedded::disk::rng::Rng;
@@ -25,6 +26,7 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
         life: 0,
         versions: false,
         retention: false,
+        compacted: false,
         window: [2_000, 600_000][rng.below(2) as usize],
         copies: false,
         first_partitions: partitions,
@@ -44,6 +46,10 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
     let graves = Topic {
         copies: true,
         ..topic("graves", 1 + rng.below(2) as u32, rng)
+    };
+    let newest = Topic {
+        compacted: true,
+        ..topic("newest", 1 + rng.below(2) as u32, rng)
     };
     let mut group = |name, topic, key_order, dead_topic| Group {
         name,
@@ -66,7 +72,7 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
         group("graved", 1, true, Some(3)),
         group("brief", 2, true, None),
     ];
-    (vec![plain, versions, short, graves], groups)
+    (vec![plain, versions, short, graves, newest], groups)
 }
 
 impl World {
@@ -104,7 +110,7 @@ impl World {
     // ---- sends ----
 
     fn pick_topic(&mut self) -> usize {
-        [0, 0, 0, 1, 1, 2, 2, 3][self.rng.below(8) as usize]
+        [0, 0, 0, 1, 1, 2, 2, 3, 4, 4][self.rng.below(10) as usize]
     }
 
     fn new_send(&mut self) -> Send {
@@ -114,6 +120,7 @@ impl World {
         let partition =
             self.rng
                 .below(partitions + u64::from(self.rng.clone().one_in(30))) as u32;
+        let compacted = self.topics[topic].compacted;
         let order = self.next_serial();
         let keep_key = self.rng.one_in(3);
         let key = self.rng.below(4) as u8;
@@ -126,7 +133,7 @@ impl World {
                     key: if keep_key {
                         Some(key)
                     } else {
-                        Some(other).filter(|k| *k < 4)
+                        Some(other).filter(|k| *k < 4 || compacted)
                     },
                     len: 8 + self.rng.below(self.max_body as u64) as usize,
                 }
@@ -737,6 +744,7 @@ impl World {
             (false, 0..3) => {
                 note!("housekeeping");
                 self.engine().keep();
+                self.clean();
                 Ok(())
             }
             (false, _) => {
@@ -754,6 +762,20 @@ impl World {
         };
         if let Err(error) = done {
             note!("housekeeping: {error}");
+        }
+    }
+
+    /// Some steps of the cleaner. What waits is decided before: the last one makes a turn of its own.
+    fn clean(&mut self) {
+        self.turn();
+        for _ in 0..self.rng.below(20) {
+            if self.down || self.disk.sim.is_dead() || !self.engine().clean() {
+                break;
+            }
+            note!("the cleaner makes a step");
+        }
+        if !self.down {
+            self.turn();
         }
     }
 
@@ -830,6 +852,10 @@ impl World {
             }),
             key_versions: Some(found.versions),
             dedupe_window: Some(Duration::from_millis(found.window as u64)),
+            compaction: found.compacted.then_some(Compaction {
+                min_lag: Duration::from_millis(500),
+                tombstones: Duration::ZERO,
+            }),
         };
         let future = self.events().declare(spec);
         self.call(
@@ -849,6 +875,7 @@ impl World {
         let change = TopicChange {
             partitions: Some(count),
             retention: None,
+            ..TopicChange::default()
         };
         let future = self.events().alter(name(self.topics[topic].name), change);
         self.call(

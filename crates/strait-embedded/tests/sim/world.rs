@@ -94,6 +94,7 @@ impl World {
             clock: clock.clone(),
             retention_every: Duration::from_secs(1),
             limits: Limits::default(),
+            segment_bytes: log.segment_bytes,
             ..Options::default()
         };
         let max_body = [20, 200, 3000][rng.below(3) as usize];

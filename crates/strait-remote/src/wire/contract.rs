@@ -3,9 +3,10 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    AfterDead, Append, Caps, Cursor, Durability, Expected, GroupChange, GroupInfo, GroupRules,
-    GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey, Redrive,
-    Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec, Waits,
+    AfterDead, Append, Caps, Compaction, Cursor, Durability, Expected, GroupChange, GroupInfo,
+    GroupRules, GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey,
+    Redrive, Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec,
+    Waits,
 };
 use strait_core::{Offer, Result};
 
@@ -73,6 +74,7 @@ wire_struct!(Caps {
     completed_ranges,
     retention_age,
     retention_bytes,
+    compaction,
     max_body,
     max_batch,
     max_partitions,
@@ -82,18 +84,25 @@ wire_struct!(TopicSpec {
     partitions,
     retention,
     key_versions,
-    dedupe_window
+    dedupe_window,
+    compaction
 });
 wire_struct!(Retention { age, bytes });
+wire_struct!(Compaction {
+    min_lag,
+    tombstones
+});
 wire_struct!(TopicChange {
     partitions,
-    retention
+    retention,
+    compaction
 });
 wire_struct!(TopicInfo {
     name,
     retention,
     key_versions,
     dedupe_window,
+    compaction,
     partitions
 });
 wire_struct!(PartitionInfo { start, end, bytes });

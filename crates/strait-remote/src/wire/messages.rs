@@ -7,9 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use strait_core::events::{DeadLetter, KeyVersion};
 use strait_core::records::BATCH_HEAD;
-use strait_core::{
-    Batch, Chunk, Fence, Message, Position, Records, Result, Shard, Span, Timestamp,
-};
+use strait_core::{Batch, Chunk, Fence, Message, Position, Result, Shard, Span, Timestamp};
 
 use super::{In, Out, Wire, malformed, put_text, wire_struct};
 
@@ -133,8 +131,7 @@ impl Messages {
 impl Home {
     /// Cuts the wanted messages (index in the batch, ascending, and slot) out in one pass over the batch.
     fn pick(self, wanted: &[(u32, usize)], into: &mut [Option<Message>]) -> Result<()> {
-        let records = Records::decode(self.batch)?;
-        let take = records.len() as u32;
+        let take = Batch::check_all(&self.batch)?.len() as u32;
         let (_, low) = self.base.parts();
         if low.checked_add(u64::from(take)).is_none() {
             return Err(malformed("a position beyond the last"));
@@ -146,8 +143,13 @@ impl Home {
             take,
             appended: self.appended,
         };
-        let batch = records.bytes().clone();
-        let chunk = Chunk::new(self.topic, self.partition, batch, vec![span], self.base);
+        let chunk = Chunk::new(
+            self.topic,
+            self.partition,
+            self.batch,
+            vec![span],
+            self.base,
+        );
         let mut wanted = wanted.iter().peekable();
         for item in chunk.iter() {
             while let Some((_, slot)) = wanted.next_if(|(index, _)| *index == item.record().index())

@@ -257,16 +257,18 @@ proptest! {
         let (small, big, yes, more) = numbers;
         let (wait, age) = durations;
         let retention = Retention { age, bytes: yes.then_some(big) };
+        let compaction = Compaction { min_lag: wait, tombstones: wait };
         there_and_back(&TopicSpec {
             name: topic.clone(),
             partitions: yes.then_some(small),
             retention: yes.then_some(retention),
             key_versions: Some(yes),
             dedupe_window: age,
+            compaction: yes.then_some(compaction),
         });
-        there_and_back(&(topic.clone(), TopicChange { partitions: yes.then_some(small), retention: yes.then_some(retention) }));
+        there_and_back(&(topic.clone(), TopicChange { partitions: yes.then_some(small), retention: yes.then_some(retention), compaction: Some(yes.then_some(compaction)) }));
         let partition = PartitionInfo { start: position, end: position, bytes: big };
-        there_and_back(&TopicInfo { name: topic.clone(), retention, key_versions: yes, dedupe_window: wait, partitions: vec![partition; 3] });
+        there_and_back(&TopicInfo { name: topic.clone(), retention, key_versions: yes, dedupe_window: wait, compaction: yes.then_some(compaction), partitions: vec![partition; 3] });
         there_and_back(&Append { topic: topic.clone(), partition: small, records, expected, dedupe: yes });
         there_and_back(&(Cursor { topic: topic.clone(), partition: small, position, wait }, 7usize));
         there_and_back(&ReadKey { topic: topic.clone(), key: text.as_bytes().to_vec(), from: big, limit: 9 });
@@ -422,6 +424,7 @@ fn caps_travel_whole() {
         completed_ranges: Offer::Native,
         retention_age: Offer::Native,
         retention_bytes: Offer::Native,
+        compaction: Offer::Native,
         max_body: 1 << 20,
         max_batch: 8 << 20,
         max_partitions: 1024,

@@ -394,6 +394,7 @@ impl Events for Handle {
             completed_ranges: no,
             retention_age: no,
             retention_bytes: no,
+            compaction: no,
             max_body: 1 << 20,
             max_batch: 32 << 20,
             max_partitions: 1 << 20,
@@ -425,6 +426,7 @@ impl Events for Handle {
             retention: Retention::default(),
             key_versions: false,
             dedupe_window: Duration::from_secs(600),
+            compaction: None,
             partitions: vec![PartitionInfo::default(); logs.len()],
         };
         ready(Ok(state.topics.iter().map(info).collect()))

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ::metrics::Counter;
-use strait_core::events::{Append, Expected, Retention, Start, TopicChange, TopicInfo, TopicSpec};
+use strait_core::events::{
+    Append, Compaction, Expected, Retention, Start, TopicChange, TopicInfo, TopicSpec,
+};
 use strait_core::{EngineId, Error, Fut, Kind, Name, Records, Result, Sent, partition_of};
 
 use super::append::{AppendAll, AppendOne, Permit};
@@ -28,6 +30,7 @@ pub struct TopicBuilder<M> {
     retention: Option<Retention>,
     key_versions: Option<bool>,
     dedupe_window: Option<Duration>,
+    compaction: Option<Compaction>,
     message: PhantomData<fn() -> M>,
 }
 
@@ -40,6 +43,7 @@ impl<M: Message> TopicBuilder<M> {
             retention: None,
             key_versions: None,
             dedupe_window: None,
+            compaction: None,
             message: PhantomData,
         }
     }
@@ -68,6 +72,13 @@ impl<M: Message> TopicBuilder<M> {
         self
     }
 
+    /// Keeps the newest message of each key only; a message with an empty body removes its key. Every message needs a key
+    /// then, and key versions cannot be kept.
+    pub fn compaction(mut self, compaction: Compaction) -> Self {
+        self.compaction = Some(compaction);
+        self
+    }
+
     async fn declare(self) -> Result<Topic<M>> {
         let name = Name::new(&self.name)?;
         let lane = self.strait.events_lane()?.clone();
@@ -78,6 +89,7 @@ impl<M: Message> TopicBuilder<M> {
                 retention: self.retention,
                 key_versions: self.key_versions,
                 dedupe_window: self.dedupe_window,
+                compaction: self.compaction,
             })
             .await?;
         Ok(Topic {

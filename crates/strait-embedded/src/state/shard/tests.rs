@@ -66,7 +66,7 @@ fn what_is_about_to_be_parked_is_not_overtaken_by_its_key() {
     shard.lease(0, lease);
     unlease_and_park(&mut shard, 0);
     // 1 was to wait for 0, which is settled before 1 is parked: 2 and 3 still wait.
-    shard.set_settling(1, 7);
+    shard.set_settling(1, 1, 7);
     shard.settle(0, 1);
     assert!(shard.any_key_waits());
     assert!(shard.is_blocked(7, 2) && !shard.is_blocked(7, 1) && !shard.is_blocked(8, 2));
@@ -75,7 +75,7 @@ fn what_is_about_to_be_parked_is_not_overtaken_by_its_key() {
     shard.settle(1, 1);
     assert!(!shard.is_blocked(7, 2) && !shard.any_key_waits());
     // Its lease was lost: it comes back, and nothing is about to be parked.
-    shard.set_settling(2, 7);
+    shard.set_settling(2, 1, 7);
     assert!(shard.is_blocked(7, 3));
     shard.take_back(|_| true);
     assert!(!shard.is_blocked(7, 3));
