@@ -3,7 +3,7 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
-use crate::command::{consume, dlq, explain, group, produce, topic, verify};
+use crate::command::{consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify};
 use crate::dev::DevArgs;
 
 /// Async messaging on one machine: durable events, consumer groups, retries, dead letters.
@@ -103,10 +103,16 @@ pub(crate) enum Command {
     Bench(BenchCommand),
     /// Check every byte of a data directory, without changing it
     Verify(verify::VerifyArgs),
+    /// Show what the files of a data directory hold, without changing it
+    Inspect(inspect::InspectArgs),
+    /// Bring a data directory to the format of this version
+    Upgrade(upgrade::UpgradeArgs),
     /// Explain an error code or kind
     Explain(explain::ExplainArgs),
     /// Print the completions of a shell
     Completions(explain::CompletionsArgs),
+    /// Print a manual page, or write all of them
+    Man(man::ManArgs),
 }
 
 #[derive(Debug, Subcommand)]

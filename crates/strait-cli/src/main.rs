@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
-use command::{Ctx, consume, dlq, explain, group, produce, topic, verify};
+use command::{Ctx, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify};
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
 use out::Out;
@@ -88,7 +88,10 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Bench(BenchCommand::Events(args)) => bench::run(args, ctx).await,
         Command::Verify(args) => verify::run(args, ctx),
         Command::Explain(args) => explain::run(&args, &ctx.out),
+        Command::Inspect(args) => inspect::run(args, ctx),
+        Command::Upgrade(args) => upgrade::run(&args, &ctx.out),
         Command::Completions(args) => explain::completions(&args, &ctx.out),
+        Command::Man(args) => man::run(&args, &ctx.out),
         Command::Dev(_) | Command::Produce(_) | Command::Consume(_) => {
             Err(Failure::usage("this command is not one of the short ones"))
         }

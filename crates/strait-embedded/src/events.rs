@@ -19,8 +19,7 @@ use crate::extents::StreamId;
 use crate::prepare::read_again;
 use crate::reading::{Want, offset_gone};
 use crate::shared::Shared;
-use crate::standing::group_info;
-use crate::state::group::Group;
+use crate::standing::{all_groups, group_info};
 use crate::turn::{info, no_such_group, no_such_partition, no_such_topic};
 
 /// Most partitions of a topic.
@@ -182,22 +181,7 @@ impl Events for Embedded {
         let shared = self.shared().clone();
         Box::pin(async move {
             shared.check_alive()?;
-            let keys: Vec<(Name, Name)> = {
-                let state = shared.state.lock();
-                let name = |group: &Group| {
-                    Some((
-                        group.name.clone(),
-                        state.topics.get(&group.topic)?.name.clone(),
-                    ))
-                };
-                state.groups.values().filter_map(name).collect()
-            };
-            let infos = keys
-                .into_iter()
-                .map(|(group, topic)| group_info(&shared, group, topic));
-            let mut infos = infos.collect::<Result<Vec<_>>>()?;
-            infos.sort_by(|a, b| (&a.group, &a.topic).cmp(&(&b.group, &b.topic)));
-            Ok(infos)
+            all_groups(&shared)
         })
     }
 

@@ -41,6 +41,7 @@ mod extents;
 mod fingerprint;
 mod housekeeper;
 mod index;
+mod inspect;
 mod open;
 mod ops;
 mod options;
@@ -58,5 +59,6 @@ mod verify;
 mod writer;
 
 pub use engine::{Embedded, Opened};
+pub use inspect::{FORMAT, FileInfo, Inspection, check_formats, files, inspect};
 pub use options::Options;
 pub use verify::{Damage, Report, verify};

@@ -26,6 +26,26 @@ struct Wanted {
     stuck: Option<Again>,
 }
 
+/// All groups with their lag, by name and topic.
+pub(crate) fn all_groups(shared: &Shared) -> Result<Vec<GroupInfo>> {
+    let keys: Vec<(Name, Name)> = {
+        let state = shared.state.lock();
+        let name = |group: &Group| {
+            Some((
+                group.name.clone(),
+                state.topics.get(&group.topic)?.name.clone(),
+            ))
+        };
+        state.groups.values().filter_map(name).collect()
+    };
+    let infos = keys
+        .into_iter()
+        .map(|(group, topic)| group_info(shared, group, topic));
+    let mut infos = infos.collect::<Result<Vec<_>>>()?;
+    infos.sort_by(|a, b| (&a.group, &a.topic).cmp(&(&b.group, &b.topic)));
+    Ok(infos)
+}
+
 pub(crate) fn group_info(shared: &Shared, group: Name, topic: Name) -> Result<GroupInfo> {
     let now = shared.clock.now().wall;
     let (mut info, wanted, ids) = {

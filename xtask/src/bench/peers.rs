@@ -168,14 +168,13 @@ impl Programs {
             .current_dir(root.join("bench/peers"))
             .args(["build", "--release", "--locked", "--target-dir"])
             .arg(&own);
-        for command in [&mut strait, &mut peers] {
+        let needs = "; librdkafka, a client, is built with make and a C compiler";
+        for (command, needs) in [(&mut strait, ""), (&mut peers, needs)] {
             let status = command
                 .status()
                 .map_err(|error| format!("cargo did not start: {error}"))?;
             if !status.success() {
-                return Err(format!(
-                    "cargo build: {status} (the clients of bench/peers need a C compiler and make)"
-                ));
+                return Err(format!("{command:?}: {status}{needs}"));
             }
         }
         Ok(Self {

@@ -5,10 +5,13 @@ pub(crate) mod dlq;
 pub(crate) mod explain;
 pub(crate) mod follow;
 pub(crate) mod group;
+pub(crate) mod inspect;
+pub(crate) mod man;
 pub(crate) mod member;
 pub(crate) mod produce;
 pub(crate) mod render;
 pub(crate) mod topic;
+pub(crate) mod upgrade;
 pub(crate) mod verify;
 
 use crate::args::Global;

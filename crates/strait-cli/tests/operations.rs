@@ -1,0 +1,185 @@
+//! What an operator asks of a directory: its files, its format, the manual.
+
+// What a test or its helpers cannot unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
+use std::io::Write;
+use std::path::PathBuf;
+use std::process::{Command, Output, Stdio};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+#[test]
+fn inspect_shows_what_the_files_recover_to() {
+    let dir = Dir::new();
+    dir.ok(
+        &["produce", "orders", "--partitions", "2"],
+        "one\ntwo\nthree\n",
+    );
+    dir.ok(&["consume", "orders", "-g", "billing", "-e", "-n", "1"], "");
+    let found = dir.json(&["inspect", "--offline", "-o", "json"]);
+    assert_eq!(found["format"], 1);
+    assert_eq!(found["identity"].as_str().unwrap().len(), 32);
+    assert_eq!(found["topics"][0]["topic"], "orders");
+    assert_eq!(found["topics"][0]["messages"], 3);
+    assert_eq!(found["groups"][0]["group"], "billing");
+    assert_eq!(found["groups"][0]["lag"], 2);
+    let kinds: Vec<&str> = found["files"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|file| file["kind"].as_str().unwrap())
+        .collect();
+    assert!(
+        kinds.contains(&"segment") && kinds.contains(&"identity"),
+        "{kinds:?}"
+    );
+    assert!(!kinds.contains(&"foreign"), "{kinds:?}");
+
+    let before = dir.contents();
+    let text = dir.ok(&["inspect", "--offline"], "");
+    assert!(
+        text.contains("last sequence") && text.contains("billing"),
+        "{text}"
+    );
+    assert_eq!(dir.contents(), before, "not a byte was changed");
+}
+
+#[test]
+fn a_format_that_is_not_known_is_refused_by_name() {
+    let dir = Dir::new();
+    dir.ok(&["produce", "orders"], "one\n");
+    let data = dir.data();
+    let name = data.to_str().unwrap();
+    let done = dir.json(&["upgrade", name, "--dry-run", "-o", "json"]);
+    assert_eq!(
+        (&done["format"], &done["changes"]),
+        (&1.into(), &false.into())
+    );
+    assert!(dir.ok(&["upgrade", name], "").contains("nothing to do"));
+
+    let segment = dir.file("log-");
+    let mut bytes = std::fs::read(&segment).unwrap();
+    bytes[8] = 2;
+    std::fs::write(&segment, &bytes).unwrap();
+    let file = segment.file_name().unwrap().to_str().unwrap().to_owned();
+    for args in [&["upgrade", name][..], &["inspect", "--offline", name]] {
+        let refused = dir.run(args, "");
+        let stderr = String::from_utf8_lossy(&refused.stderr).into_owned();
+        assert_eq!(refused.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("error[config unknown_format]"), "{stderr}");
+        assert!(
+            stderr.contains(&file) && stderr.contains("format 2"),
+            "{stderr}"
+        );
+    }
+    assert_eq!(
+        std::fs::read(&segment).unwrap(),
+        bytes,
+        "nothing was changed"
+    );
+}
+
+#[test]
+fn upgrade_and_inspect_refuse_what_is_no_data_directory() {
+    let dir = Dir::new();
+    let empty = dir.root.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    let empty = empty.to_str().unwrap();
+    for args in [
+        &["upgrade", empty][..],
+        &["inspect", "--offline", empty],
+        &["upgrade", "absent"],
+        &["inspect", "--offline", "absent"],
+    ] {
+        assert_eq!(dir.run(args, "").status.code(), Some(4), "{args:?}");
+    }
+}
+
+#[test]
+fn the_manual_has_a_page_for_each_command() {
+    let dir = Dir::new();
+    let man = dir.root.path().join("man/man1");
+    let man = man.to_str().unwrap();
+    let written = dir.json(&["man", "--dir", man, "-o", "json"]);
+    let pages = written["pages"].as_array().unwrap();
+    assert!(pages.contains(&"strait.1".into()), "{pages:?}");
+    assert_eq!(std::fs::read_dir(man).unwrap().count(), pages.len());
+    let page = dir.ok(&["man", "topic", "create"], "");
+    assert!(page.contains(".TH strait-topic-create 1"), "{page}");
+    assert_eq!(
+        dir.run(&["man", "topic", "sing"], "").status.code(),
+        Some(2)
+    );
+}
+
+/// A directory of a test's own, and the program in it.
+struct Dir {
+    root: TempDir,
+}
+
+impl Dir {
+    fn new() -> Self {
+        Dir {
+            root: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    fn data(&self) -> PathBuf {
+        self.root.path().join("strait-data")
+    }
+
+    /// The first file of the data directory whose name begins so.
+    fn file(&self, prefix: &str) -> PathBuf {
+        let names = self.contents().into_iter().map(|(path, _)| path);
+        names
+            .into_iter()
+            .find(|path| {
+                path.file_name()
+                    .unwrap()
+                    .to_str()
+                    .unwrap()
+                    .starts_with(prefix)
+            })
+            .unwrap()
+    }
+
+    fn contents(&self) -> Vec<(PathBuf, Vec<u8>)> {
+        let entries = std::fs::read_dir(self.data()).unwrap();
+        let mut files: Vec<(PathBuf, Vec<u8>)> = entries
+            .map(|entry| entry.unwrap().path())
+            .filter(|path| path.is_file())
+            .map(|path| (path.clone(), std::fs::read(&path).unwrap()))
+            .collect();
+        files.sort();
+        files
+    }
+
+    fn run(&self, args: &[&str], input: &str) -> Output {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .args(args)
+            .current_dir(self.root.path())
+            .env_remove("STRAIT_URL")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // A command that reads nothing may have closed it.
+        let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
+        child.wait_with_output().unwrap()
+    }
+
+    /// Runs what must succeed; gives its stdout.
+    fn ok(&self, args: &[&str], input: &str) -> String {
+        let output = self.run(args, input);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{args:?}: {stderr}");
+        String::from_utf8(output.stdout).unwrap()
+    }
+
+    fn json(&self, args: &[&str]) -> Value {
+        serde_json::from_str(&self.ok(args, "")).unwrap()
+    }
+}
