@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, Expected, GroupInfo, GroupSpec, Order, Start,
-    TopicSpec,
+    Append, Caps, Cursor, DeadFilter, DeadLetter, Events, Expected, GroupInfo, GroupSpec, Order,
+    Start, TopicSpec,
 };
 use strait_core::{
     Chunk, Engine, Error, Kind, Message, Name, NewRecord, Outcome, Outgoing, Position, Receipt,
@@ -230,7 +230,11 @@ impl Lab {
     /// The group's dead letters.
     pub(crate) async fn dead(&self, spec: &GroupSpec) -> Check<Vec<DeadLetter>> {
         let (group, topic) = (spec.group.clone(), spec.topic.clone());
-        Ok(self.events.dead_letters(group, topic, 0, 1_000).await?)
+        let all = DeadFilter::default();
+        Ok(self
+            .events
+            .dead_letters(group, topic, all, 0, 1_000)
+            .await?)
     }
 
     /// Waits until the group's state is as wanted; it follows other events, so it is asked again and again.

@@ -287,6 +287,16 @@ impl Message {
             .expect("a message is made only from a record that was read at this place")
     }
 
+    /// The same message as it stood elsewhere: for engines that keep a copy of it in another place.
+    pub fn placed(self, partition: u32, position: Position, appended: Timestamp) -> Self {
+        Message {
+            partition,
+            position,
+            appended,
+            ..self
+        }
+    }
+
     /// The bytes of its batch.
     pub fn batch(&self) -> &Bytes {
         &self.batch

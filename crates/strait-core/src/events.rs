@@ -13,8 +13,13 @@ use crate::records::Records;
 use crate::time::Timestamp;
 use crate::unit::Sent;
 
+mod dead;
 mod groups;
 
+pub use dead::{
+    DeadEdit, DeadFilter, DeadLetter, DeadSummary, Death, EditDead, ErrorFingerprint, HISTORY,
+    Redrive, Redriven, RemoveDead, SetAside, UndoRedrive, Undone,
+};
 pub use groups::{
     AfterDead, GroupChange, GroupRules, Override, Overrides, Pause, Stuck, StuckOn, Waits,
 };
@@ -98,18 +103,44 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
     /// Deletes a group's state on a topic. `Conflict` while members are live.
     fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>>;
 
-    /// Dead letters of a group on a topic, by number, from `from` on, at most `limit`.
+    /// Dead letters of a group on a topic that the filter picks, by number, from `from` on, at most `limit`.
     fn dead_letters(
         &self,
         group: Name,
         topic: Name,
+        filter: DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>>;
 
-    /// Brings dead letters back to their group: delivered again in their original order per key, attempts from 1.
-    /// Gives the number that came back.
-    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>>;
+    /// The dead letters that the filter picks, counted by the fingerprint of their reason, the most frequent first.
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>>;
+
+    /// Keeps a changed copy of a dead letter beside it, or drops that copy. `NotFound` when there is no such dead letter,
+    /// `Rejected` for another key and for what the engine's limits do not allow.
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>>;
+
+    /// Removes dead letters for good; gives how many. Large removals take effect in steps, each durable by itself.
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>>;
+
+    /// Brings dead letters back to their group: delivered again in their original order per key, attempts from 1. While
+    /// one waits for its turn, later messages of its key wait behind it. Large redrives take effect in steps, each
+    /// durable by itself, in an order that keeps that of the keys; where one ends early, what is left is still dead.
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>>;
+
+    /// Makes dead letters again of what a redrive brought back, where it still waits and is not out. `NotFound` when the
+    /// engine does not know the run; it knows the newest 100 of each group.
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>>;
+
+    /// Puts a message that is not settled to the dead letters, with the operator's reason; gives its number there.
+    /// `Conflict` while it is out with a member, unless forced, and when it is settled; `NotFound` when there is no such
+    /// message.
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>>;
 }
 
 /// How durable an acknowledgement is.
@@ -397,6 +428,8 @@ pub struct GroupSpec {
     pub max_attempts: u32,
     /// Dead letters that the group may keep; at the bound it takes no more messages until some are redriven or removed.
     pub max_dead: u64,
+    /// Dead letters that were given up longer ago may be removed. `None`: they stay.
+    pub dead_age: Option<Duration>,
     /// Greatest distance between the committed position and the newest delivered message of a partition. At the bound
     /// the partition waits for its oldest unsettled message.
     pub gap: u64,
@@ -421,6 +454,7 @@ impl GroupSpec {
             lease: Duration::from_secs(30),
             max_attempts: 8,
             max_dead: 1_000_000,
+            dead_age: None,
             gap: 10_000,
             handover: Duration::from_secs(10),
             dead_topic: None,
@@ -442,6 +476,8 @@ pub struct GroupInfo {
     pub shards: Vec<ShardInfo>,
     /// Dead letters kept.
     pub dead: u64,
+    /// Bytes of the dead letters, with their edits and those that were brought back and are not settled yet.
+    pub dead_bytes: u64,
     /// Why it takes nothing new now, in words, where that is so: too many dead letters, or an operator's pause.
     pub paused: Option<Arc<str>>,
     /// An operator's pause.
@@ -514,30 +550,4 @@ pub struct Seek {
     pub to: Start,
     /// Also while members are live: they lose the partition and get it again at the new position.
     pub force: bool,
-}
-
-/// A message that was given up.
-#[derive(Debug, Clone)]
-pub struct DeadLetter {
-    /// Its number in the group on that topic; grows, never used twice.
-    pub number: u64,
-    /// The message as it was, with its origin.
-    pub message: Message,
-    /// Attempts made.
-    pub attempts: u32,
-    /// Why it was given up.
-    pub reason: Arc<str>,
-    /// When it was given up.
-    pub died: Timestamp,
-}
-
-/// Asks for dead letters to be delivered again.
-#[derive(Debug, Clone)]
-pub struct Redrive {
-    /// The group.
-    pub group: Name,
-    /// The topic.
-    pub topic: Name,
-    /// Which, by number; `None`: all.
-    pub numbers: Option<Vec<u64>>,
 }

@@ -12,6 +12,11 @@ use tokio::sync::oneshot;
 
 use crate::cleaner::Copied;
 use crate::ops::GroupId;
+use crate::state::dead::Grave;
+
+pub(crate) mod dead;
+
+use dead::{DeadCommand, Slice};
 
 pub(crate) type Answer<T> = oneshot::Sender<T>;
 
@@ -30,12 +35,7 @@ pub(crate) enum Command {
     Seek(SeekTo, Answer<Result<Position>>),
     DeleteGroup(Name, Name, Answer<Result<()>>),
     AlterGroup(Name, Name, GroupChange, Answer<Result<()>>),
-    Redrive {
-        group: Name,
-        topic: Name,
-        numbers: Option<Vec<u64>>,
-        answer: Answer<Result<u64>>,
-    },
+    Dead(Box<DeadCommand>),
     Fetch(Fetch, Answer<Option<Granted>>),
     Leave {
         group: GroupId,
@@ -163,8 +163,8 @@ pub(crate) struct Again {
     pub(crate) offset: u64,
     pub(crate) attempt: u32,
     pub(crate) reason: Option<Arc<str>>,
-    /// The number of the dead letter that holds its body.
-    pub(crate) redriven: Option<u64>,
+    /// Where its body lies, when it is a dead letter that was brought back.
+    pub(crate) grave: Option<Grave>,
 }
 
 /// An answer that waits for the disk.
@@ -177,6 +177,7 @@ pub(crate) enum Reply {
     Unit(Answer<Result<()>>, Result<()>),
     Seek(Answer<Result<Position>>, Result<Position>),
     Count(Answer<Result<u64>>, Result<u64>),
+    Slice(Answer<Result<Slice>>, Result<Slice>),
     Fetch(Answer<Option<Granted>>, Option<Granted>),
 }
 
@@ -191,6 +192,7 @@ impl Reply {
             Reply::Unit(to, answer) => drop(to.send(answer)),
             Reply::Seek(to, answer) => drop(to.send(answer)),
             Reply::Count(to, answer) => drop(to.send(answer)),
+            Reply::Slice(to, answer) => drop(to.send(answer)),
             Reply::Fetch(to, answer) => drop(to.send(answer)),
         }
     }
@@ -214,6 +216,7 @@ impl Reply {
             Reply::Unit(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Seek(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Count(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Slice(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Fetch(to, _) => drop(to.send(None)),
         }
     }
@@ -233,13 +236,13 @@ impl Command {
             | Command::HandedBack { .. }
             | Command::Close
             | Command::Sync(_) => true,
+            Command::Dead(command) => command.frees_space(),
             Command::Append(..)
             | Command::Commit(..)
             | Command::Claim(..)
             | Command::Declare(..)
             | Command::Join(..)
             | Command::Seek(..)
-            | Command::Redrive { .. }
             | Command::Fetch(..) => false,
         }
     }
@@ -263,7 +266,7 @@ impl Command {
             }
             Command::Join(_, to) => drop(to.send(Err(error()))),
             Command::Seek(_, to) => drop(to.send(Err(error()))),
-            Command::Redrive { answer, .. } => drop(answer.send(Err(error()))),
+            Command::Dead(command) => command.refuse(error),
             Command::Fetch(_, to) => drop(to.send(None)),
             Command::Leave { .. }
             | Command::HandedBack { .. }

@@ -13,11 +13,12 @@ use strait_core::{
 };
 use tokio::sync::oneshot;
 
+use crate::again::read_all_again;
 use crate::command::{Again, Command, Fetch, Granted, GrantedWhat, Prepared};
 use crate::extents::StreamId;
 use crate::fingerprint::key_hash;
 use crate::ops::GroupId;
-use crate::prepare::{dead_copy, read_again};
+use crate::prepare::dead_copy;
 use crate::reading::Want;
 use crate::shared::Shared;
 use crate::state::members::Event;
@@ -337,10 +338,11 @@ impl Member {
         let home = &self.home;
         let mut deliveries = Vec::with_capacity(messages.len());
         let max_attempts = home.max_attempts();
-        for again in messages {
+        let (name, group) = (&home.topic_name, home.group());
+        let read = read_all_again(&home.shared, name, home.topic, group, shard, &messages);
+        for (again, message) in messages.into_iter().zip(read) {
             let receipt = home.receipt(shard, grant, again.offset, 1);
-            let (name, group) = (&home.topic_name, home.group());
-            let message = match read_again(&home.shared, name, home.topic, group, shard, &again) {
+            let message = match message {
                 // The grant was lost before it was read.
                 Err(error) if error.is(codes::OFFSET_GONE) => continue,
                 other => other?,

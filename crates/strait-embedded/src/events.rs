@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Durability, Events, GroupChange, GroupInfo, GroupSpec,
-    KeyVersion, Order, ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, Durability, EditDead, Events,
+    GroupChange, GroupInfo, GroupSpec, KeyVersion, Order, ReadKey, Redrive, Redriven, RemoveDead,
+    Seek, SetAside, Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{
     Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Records, Result, Sent,
@@ -12,15 +13,15 @@ use strait_core::{
 };
 use tokio::sync::Notify;
 
-use crate::command::{Again, Command, Join, SeekTo};
+use crate::command::{Command, Join, SeekTo};
 use crate::consumer::{Home, Member};
+use crate::dead;
 use crate::engine::Embedded;
 use crate::extents::StreamId;
-use crate::prepare::read_again;
 use crate::reading::{Want, offset_gone};
 use crate::shared::Shared;
 use crate::standing::{all_groups, group_info};
-use crate::turn::{info, no_such_group, no_such_partition, no_such_topic};
+use crate::turn::{info, no_such_partition, no_such_topic};
 
 /// Most partitions of a topic.
 pub(crate) const MAX_PARTITIONS: u32 = 10_000;
@@ -236,28 +237,53 @@ impl Events for Embedded {
         &self,
         group: Name,
         topic: Name,
+        filter: DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
         let shared = self.shared().clone();
         Box::pin(async move {
             shared.check_alive()?;
-            dead_letters(&shared, &group, &topic, from, limit)
+            dead::letters(&shared, &(group, topic), &filter, from, limit)
         })
     }
 
-    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
-        let Redrive {
-            group,
-            topic,
-            numbers,
-        } = redrive;
-        self.ask(0, |answer| Command::Redrive {
-            group,
-            topic,
-            numbers,
-            answer,
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            shared.check_alive()?;
+            dead::summary(&shared, &(group, topic), &filter)
         })
+    }
+
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead::edit(&shared, edit).await })
+    }
+
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead::remove(&shared, remove).await })
+    }
+
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead::redrive(&shared, redrive).await })
+    }
+
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead::undo(&shared, undo).await })
+    }
+
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
+        let shared = self.shared().clone();
+        Box::pin(async move { dead::set_aside(&shared, aside).await })
     }
 }
 
@@ -409,55 +435,6 @@ fn starts(shared: &Shared, spec: &GroupSpec) -> Result<Vec<u64>> {
             } else {
                 Ok(0)
             }
-        })
-        .collect()
-}
-
-fn lost(number: u64, group: &Name) -> Error {
-    let text = format!("the body of dead letter {number} of `{group}` cannot be read");
-    Error::new(Kind::Corrupt, text).next("run `strait verify` on the directory")
-}
-
-fn dead_letters(
-    shared: &Shared,
-    group: &Name,
-    topic: &Name,
-    from: u64,
-    limit: usize,
-) -> Result<Vec<DeadLetter>> {
-    let (ids, dead) = {
-        let state = shared.state.lock();
-        state
-            .topic_named(topic)
-            .ok_or_else(|| no_such_topic(topic))?;
-        let found = state.group_named(group, topic);
-        let found = found.ok_or_else(|| no_such_group(group, topic))?;
-        let dead: Vec<_> = found
-            .dead
-            .range(from..found.graveyard.visible.max(from))
-            .take(limit)
-            .map(|(n, d)| (*n, d.clone()))
-            .collect();
-        ((found.id, found.topic), dead)
-    };
-    let name = topic.shared();
-    dead.into_iter()
-        .map(|(number, dead)| {
-            let again = Again {
-                offset: dead.offset,
-                attempt: 0,
-                reason: None,
-                redriven: Some(number),
-            };
-            let message = read_again(shared, &name, ids.1, ids.0, dead.shard, &again)?;
-            let message = message.ok_or_else(|| lost(number, group))?;
-            Ok(DeadLetter {
-                number,
-                message,
-                attempts: dead.attempts,
-                reason: dead.reason,
-                died: Timestamp::from_millis(dead.died),
-            })
         })
         .collect()
 }

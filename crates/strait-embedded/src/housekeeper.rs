@@ -11,6 +11,7 @@ use strait_core::Health;
 use tokio::sync::oneshot;
 
 use crate::cleaner::{Cleaner, Copied, Step};
+use crate::command::dead::DeadCommand;
 use crate::command::{Command, Now};
 use crate::disk::cleaned::is_cleaned;
 use crate::disk::io::is_full;
@@ -19,7 +20,9 @@ use crate::disk::{File, LogPos, Open, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
 use crate::index::{self, SegmentIndex};
 use crate::shared::Shared;
+use crate::state::group::Group;
 use crate::state::{State, section};
+use crate::turn::dead::SLICE;
 
 /// How soon a chore that failed is tried again.
 const AGAIN: Duration = Duration::from_millis(200);
@@ -289,6 +292,7 @@ impl Housekeeper {
         let mut trims = Vec::new();
         {
             let state = self.shared.state.lock();
+            trims.extend(expiries(&state, now.wall));
             for topic in state.topics.values().filter(|topic| topic.has_cleanup()) {
                 let older = topic.settings.retention_ms.map(|ms| {
                     now.wall
@@ -508,4 +512,17 @@ impl Housekeeper {
         }
         Ok(())
     }
+}
+
+/// The dead letters that their group keeps no longer, in slices.
+fn expiries(state: &State, now: i64) -> Vec<Command> {
+    let of = |group: &Group| {
+        let age = i64::try_from(group.settings.dead_ms?).unwrap_or(i64::MAX);
+        let before = now.saturating_sub(age);
+        let slices = group.dead.expired(before).count().div_ceil(SLICE);
+        let group = group.id;
+        let expire = move || Command::Dead(Box::new(DeadCommand::Expire { group, before }));
+        Some(std::iter::repeat_with(expire).take(slices))
+    };
+    state.groups.values().filter_map(of).flatten().collect()
 }

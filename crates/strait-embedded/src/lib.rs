@@ -28,11 +28,13 @@
 //! the log on their own threads.
 #![deny(unsafe_code)]
 
+mod again;
 mod by_key;
 mod cleaner;
 mod codec;
 mod command;
 mod consumer;
+mod dead;
 #[doc(hidden)]
 pub mod disk;
 mod engine;

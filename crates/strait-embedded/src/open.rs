@@ -221,11 +221,7 @@ pub(crate) fn replay(
 
 fn extent_of(op: &Op<'_>, segment: u64, op_at: u64, pos: u64, bytes: &[u8]) -> Option<Extent> {
     let batch = strait_core::Batch::peek(bytes).ok()?;
-    let (first, count, time) = match op {
-        Op::Append(append) => (append.first, append.count, append.time),
-        Op::Dead { dead, .. } => (dead.number, 1, dead.died),
-        _ => return None,
-    };
+    let (first, count, time) = op.placed()?;
     Some(Extent {
         first,
         count,

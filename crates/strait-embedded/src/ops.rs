@@ -10,6 +10,9 @@
 use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_i64, put_option, put_u64, put_u128};
 
 use crate::extents::{Span, StreamId};
+mod dead;
+
+pub(crate) use dead::{DeadChange, Numbers, RedriveOp};
 
 pub(crate) type TopicId = u32;
 pub(crate) type GroupId = u32;
@@ -92,9 +95,10 @@ pub(crate) enum Op<'a> {
         offset: u64,
         dead: DeadOp<'a>,
     },
-    Redrive {
+    /// Something happens to dead letters.
+    Graves {
         group: GroupId,
-        number: u64,
+        change: DeadChange<'a>,
     },
     Claim {
         scope: &'a str,
@@ -170,6 +174,7 @@ pub(crate) struct GroupSettings<'a> {
     pub(crate) key_order: bool,
     pub(crate) max_attempts: u32,
     pub(crate) max_dead: u64,
+    pub(crate) dead_ms: Option<u64>,
     pub(crate) gap: u64,
     pub(crate) dead_topic: Option<&'a str>,
     pub(crate) hold_key: bool,
@@ -205,6 +210,8 @@ pub(crate) struct DeadOp<'a> {
     pub(crate) key: u64,
     pub(crate) appended: i64,
     pub(crate) died: i64,
+    /// Bytes of its copy.
+    pub(crate) bytes: u64,
     pub(crate) reason: &'a str,
 }
 
@@ -225,7 +232,6 @@ mod tag {
     pub(super) const RELEASE: u8 = 37;
     pub(super) const PARK: u8 = 38;
     pub(super) const DEAD: u8 = 39;
-    pub(super) const REDRIVE: u8 = 40;
     pub(super) const ALTER_GROUP: u8 = 41;
     pub(super) const CLAIM: u8 = 64;
     pub(super) const STORE_ONCE: u8 = 65;
@@ -332,11 +338,7 @@ impl Op<'_> {
                 put_place(out, tag::DEAD, *group, *shard, *offset);
                 dead.encode(out);
             }
-            Op::Redrive { group, number } => {
-                out.push(tag::REDRIVE);
-                put_u64(out, u64::from(*group));
-                put_u64(out, *number);
-            }
+            Op::Graves { group, change } => change.encode(*group, out),
             _ => unreachable!("`encode` sends only operations of groups here"),
         }
     }
@@ -423,11 +425,9 @@ impl Op<'_> {
                     operator: OperatorOp::decode(r)?,
                 });
             }
-            tag::REDRIVE => {
-                return Ok(Op::Redrive {
-                    group,
-                    number: r.u64()?,
-                });
+            dead::tag::REDRIVE..=dead::tag::DROP_EDIT => {
+                let change = DeadChange::decode(tag, r)?;
+                return Ok(Op::Graves { group, change });
             }
             _ => {}
         }
@@ -495,15 +495,29 @@ impl Op<'_> {
 
     /// True when something that takes space is gone with it.
     pub(crate) fn frees_space(&self) -> bool {
-        matches!(
-            self,
-            Op::DeleteTopic { .. } | Op::DeleteGroup { .. } | Op::Trim { .. } | Op::Redrive { .. }
-        )
+        match self {
+            Op::DeleteTopic { .. } | Op::DeleteGroup { .. } | Op::Trim { .. } => true,
+            Op::Graves { change, .. } => change.frees_space(),
+            _ => false,
+        }
     }
 
     /// How many bodies of its record belong to it.
     pub(crate) fn bodies(&self) -> usize {
-        usize::from(matches!(self, Op::Append(_) | Op::Dead { .. }))
+        usize::from(self.placed().is_some())
+    }
+
+    /// Where its body stands in its stream: the first offset, the number of records, and the time of the append.
+    pub(crate) fn placed(&self) -> Option<(u64, u32, i64)> {
+        match self {
+            Op::Append(append) => Some((append.first, append.count, append.time)),
+            Op::Dead { dead, .. } => Some((dead.number, 1, dead.died)),
+            Op::Graves {
+                change: DeadChange::Edit { copy, time, .. },
+                ..
+            } => Some((*copy, 1, *time)),
+            _ => None,
+        }
     }
 }
 
@@ -665,6 +679,7 @@ impl<'a> GroupSettings<'a> {
         out.push(u8::from(self.key_order));
         put_u64(out, u64::from(self.max_attempts));
         put_u64(out, self.max_dead);
+        put_option(out, self.dead_ms);
         put_u64(out, self.gap);
         put_bytes(out, self.dead_topic.unwrap_or_default().as_bytes());
         out.push(u8::from(self.hold_key));
@@ -675,6 +690,7 @@ impl<'a> GroupSettings<'a> {
             key_order: r.bool()?,
             max_attempts: r.u32()?,
             max_dead: r.u64()?,
+            dead_ms: r.option()?,
             gap: r.u64()?,
             dead_topic: Some(r.str()?).filter(|name| !name.is_empty()),
             hold_key: r.bool()?,
@@ -742,6 +758,7 @@ impl<'a> DeadOp<'a> {
         put_u64(out, self.key);
         put_i64(out, self.appended);
         put_i64(out, self.died);
+        put_u64(out, self.bytes);
         put_bytes(out, self.reason.as_bytes());
     }
 
@@ -752,6 +769,7 @@ impl<'a> DeadOp<'a> {
             key: r.u64()?,
             appended: r.i64()?,
             died: r.i64()?,
+            bytes: r.u64()?,
             reason: r.str()?,
         })
     }
@@ -786,12 +804,14 @@ mod tests {
             key: 1,
             appended: -1,
             died: 7,
+            bytes: 100,
             reason: "not a number",
         };
         let group = GroupSettings {
             key_order: true,
             max_attempts: 8,
             max_dead: 5,
+            dead_ms: Some(4),
             gap: 6,
             dead_topic: Some("orders.dead"),
             hold_key: true,
@@ -821,6 +841,22 @@ mod tests {
             time: -9,
             ..Default::default()
         };
+        let mut numbers = Vec::new();
+        let numbers = Numbers::encode(&[7, 8, 3], &mut numbers);
+        let redrive = RedriveOp {
+            run: 3,
+            at: -1,
+            due: 5,
+            per_second: 6,
+            numbers,
+        };
+        let edit = DeadChange::Edit {
+            number: 7,
+            copy: 9,
+            bytes: 70,
+            time: -3,
+        };
+        let change = |change| Op::Graves { group: 1, change };
         let ops = [
             Op::Open { incarnation: 7 },
             Op::PutTopic {
@@ -898,10 +934,11 @@ mod tests {
                 offset: 3,
                 dead,
             },
-            Op::Redrive {
-                group: 1,
-                number: 9,
-            },
+            change(DeadChange::Redrive(redrive)),
+            change(DeadChange::Undo { run: 3, numbers }),
+            change(DeadChange::Remove { numbers }),
+            change(edit),
+            change(DeadChange::DropEdit { number: 7 }),
             Op::Claim {
                 scope: "s",
                 key: "k",

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 
 use strait_core::{
-    Attr, Limits, Message, NewRecord, Receipt, Record, Records, RecordsBuilder, Result, Timestamp,
-    Unit, Verdict, partition_of,
+    Attr, Limits, Message, NewRecord, Position, Receipt, Record, Records, RecordsBuilder, Result,
+    Timestamp, Unit, Verdict, partition_of,
 };
 
+use crate::again::read_all_again;
 use crate::command::{Again, Prepared, Taken};
 use crate::consumer::group_of;
 use crate::extents::StreamId;
@@ -14,6 +15,7 @@ use crate::fingerprint::key_hash;
 use crate::ops::GroupId;
 use crate::reading::Want;
 use crate::shared::Shared;
+use crate::state::dead::Grave;
 use crate::turn::needs_messages;
 
 /// Headers of the copy in a dead-letter topic: where it comes from and why it is there.
@@ -43,7 +45,7 @@ impl Prepared {
     }
 }
 
-fn taken(offset: u64, message: &Message, copy: Option<(u32, Records)>) -> Taken {
+pub(crate) fn taken(offset: u64, message: &Message, copy: Option<(u32, Records)>) -> Taken {
     Taken {
         grave: Some(again(&message.record(), &[])),
         copy,
@@ -128,8 +130,10 @@ fn take(
         _ => true,
     };
     let mut all = Vec::with_capacity(held.messages.len());
-    for one in &held.messages {
-        let message = match read_again(shared, &held.name, held.topic, group, fence.shard, one) {
+    let (name, shard) = (&held.name, fence.shard);
+    let read = read_all_again(shared, name, held.topic, group, shard, &held.messages);
+    for (one, message) in held.messages.iter().zip(read) {
+        let message = match message {
             // It was lost after the look above, and then retention, compaction or a deletion took it.
             Err(error) if error.kind() == strait_core::Kind::NotFound => None,
             other => other?,
@@ -174,7 +178,7 @@ fn held(shared: &Shared, receipt: &Receipt) -> Option<HeldMessages> {
         offset,
         attempt: shard.attempts_of(offset),
         reason: None,
-        redriven: shard.parking.redriven(offset),
+        grave: group.grave_of(fence.shard, offset),
     };
     Some(HeldMessages {
         topic: topic.id,
@@ -194,8 +198,8 @@ pub(crate) fn read_again(
     shard: u32,
     again: &Again,
 ) -> Result<Option<Message>> {
-    let (stream, from) = match again.redriven {
-        Some(number) => (StreamId::dead(group), number),
+    let (stream, from) = match again.grave {
+        Some(grave) => (StreamId::dead(group), grave.number),
         None => (StreamId::partition(topic, shard), again.offset),
     };
     let want = Want {
@@ -204,11 +208,18 @@ pub(crate) fn read_again(
         count: 1,
         bytes: 0,
     };
-    let mut chunk = shared.chunk(topic_name.clone(), shard, &want)?;
-    if again.redriven.is_some() {
-        chunk = chunk.at(strait_core::Position::at(again.offset));
-    }
-    Ok(chunk.iter().next().map(|item| item.to_message()))
+    let chunk = shared.chunk(topic_name.clone(), shard, &want)?;
+    let first = chunk.iter().next().map(|item| item.to_message());
+    Ok(first.map(|message| match again.grave {
+        Some(grave) => unearthed(message, shard, again.offset, grave),
+        None => message,
+    }))
+}
+
+/// The copy of a dead letter as the message that it was.
+pub(crate) fn unearthed(message: Message, shard: u32, offset: u64, grave: Grave) -> Message {
+    let appended = Timestamp::from_millis(grave.appended);
+    message.placed(shard, Position::at(offset), appended)
 }
 
 /// The copy for the group's dead-letter topic, where it has one.

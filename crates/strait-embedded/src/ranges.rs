@@ -64,6 +64,17 @@ impl RangeSet {
         before.is_some_and(|(_, end)| at < *end)
     }
 
+    /// Where the range ends that holds `at`.
+    pub(crate) fn end_of(&self, at: u64) -> Option<u64> {
+        let (_, end) = self.ranges.range(..=at).next_back()?;
+        (at < *end).then_some(*end)
+    }
+
+    /// Where the first range after `at` begins.
+    pub(crate) fn next_after(&self, at: u64) -> Option<u64> {
+        self.ranges.range(at..).next().map(|(start, _)| *start)
+    }
+
     pub(crate) fn first(&self) -> Option<(u64, u64)> {
         self.ranges.first_key_value().map(|(&s, &e)| (s, e))
     }

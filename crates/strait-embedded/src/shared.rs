@@ -108,7 +108,9 @@ impl Shared {
             options,
             durable,
         } = parts;
-        let cleanup = state.topics.values().any(|topic| topic.has_cleanup());
+        let ages = |group: &crate::state::group::Group| group.settings.dead_ms.is_some();
+        let cleanup = state.topics.values().any(|topic| topic.has_cleanup())
+            || state.groups.values().any(ages);
         Shared {
             state: Mutex::new(state),
             placed: Condvar::new(),

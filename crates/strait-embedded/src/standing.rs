@@ -116,7 +116,8 @@ fn describe(state: &State, group: &Group, topic: Name, now: i64) -> (GroupInfo, 
         topic,
         members: members.collect(),
         shards,
-        dead: group.dead.range(..group.graveyard.visible).count() as u64,
+        dead: group.dead.letters.range(..group.graveyard.visible).count() as u64,
+        dead_bytes: group.dead.bytes,
         paused: group.paused(),
         pause: group.operator.pause.clone(),
         declared: declared(group),
@@ -135,6 +136,7 @@ fn declared(group: &Group) -> GroupRules {
         },
         max_attempts: declared.max_attempts,
         max_dead: declared.max_dead,
+        dead_age: declared.dead_ms.map(Duration::from_millis),
         gap: declared.gap,
         after_dead: if declared.hold_key {
             AfterDead::HoldKey
@@ -167,20 +169,20 @@ fn waits(
     if let Some((at, offset)) = group.members.suspect
         && at == partition
     {
-        let (stuck, again) = stuck(shard, offset, now);
+        let (stuck, again) = stuck(group, partition, shard, offset, now);
         return (Some(Waits::Suspect(stuck)), Some(again));
     }
     if more && group.has_too_many_dead() {
         return (Some(Waits::TooManyDead), None);
     }
     if more && shard.next >= shard.low.saturating_add(group.settings.gap.max(1)) {
-        let (stuck, again) = stuck(shard, shard.low, now);
+        let (stuck, again) = stuck(group, partition, shard, shard.low, now);
         return (Some(Waits::Gap(stuck)), Some(again));
     }
     (None, None)
 }
 
-fn stuck(shard: &Shard, offset: u64, now: i64) -> (Stuck, Again) {
+fn stuck(group: &Group, partition: u32, shard: &Shard, offset: u64, now: i64) -> (Stuck, Again) {
     // The one of its key whose turn it is.
     let (offset, held) = shard.parking.waits_for(offset);
     let leased = shard.lease_of(offset).is_some_and(|lease| !lease.settling);
@@ -205,7 +207,7 @@ fn stuck(shard: &Shard, offset: u64, now: i64) -> (Stuck, Again) {
         offset,
         attempt: 0,
         reason: None,
-        redriven: shard.parking.redriven(offset),
+        grave: group.grave_of(partition, offset),
     };
     (stuck, again)
 }

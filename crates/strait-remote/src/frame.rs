@@ -119,6 +119,16 @@ pub(crate) mod kind {
         REDRIVE = 0x3f, "redrive";
         /// `Events::alter_group`.
         ALTER_GROUP = 0x40, "alter_group";
+        /// `Events::dead_summary`.
+        DEAD_SUMMARY = 0x41, "dead_summary";
+        /// `Events::edit_dead`.
+        EDIT_DEAD = 0x42, "edit_dead";
+        /// `Events::remove_dead`.
+        REMOVE_DEAD = 0x43, "remove_dead";
+        /// `Events::undo_redrive`.
+        UNDO_REDRIVE = 0x44, "undo_redrive";
+        /// `Events::set_aside`.
+        SET_ASIDE = 0x45, "set_aside";
     }
 }
 

@@ -5,8 +5,9 @@ use std::collections::HashMap;
 use bytes::Bytes;
 use futures_util::FutureExt;
 use strait_core::events::{
-    Append, Cursor, DeadLetter, GroupChange, GroupInfo, GroupSpec, ReadKey, Redrive, Seek, Start,
-    TopicChange, TopicInfo, TopicSpec,
+    Append, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, GroupChange, GroupInfo,
+    GroupSpec, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside, Start, TopicChange,
+    TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{Chunk, Claim, Claimed, Error, Fence, Health, Name, Position, Result, Sent};
 
@@ -92,6 +93,11 @@ fn check_request(kind: u8, payload: Bytes) -> Result<()> {
         kind::DEAD_LETTERS => is::<DeadLettersOf>(payload),
         kind::REDRIVE => is::<Redrive>(payload),
         kind::ALTER_GROUP => is::<((Name, Name), GroupChange)>(payload),
+        kind::DEAD_SUMMARY => is::<((Name, Name), DeadFilter)>(payload),
+        kind::EDIT_DEAD => is::<EditDead>(payload),
+        kind::REMOVE_DEAD => is::<RemoveDead>(payload),
+        kind::UNDO_REDRIVE => is::<UndoRedrive>(payload),
+        kind::SET_ASIDE => is::<SetAside>(payload),
         // `group` and `delete_group`.
         _ => is::<(Name, Name)>(payload),
     }
@@ -104,7 +110,9 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::EXTEND => is::<Result<Vec<bool>>>(payload),
         kind::DECLARE | kind::ALTER | kind::TOPIC => is::<Result<TopicInfo>>(payload),
         kind::TOPICS => is::<Result<Vec<TopicInfo>>>(payload),
-        kind::ABANDON | kind::DELETE | kind::DELETE_GROUP => is::<Result<()>>(payload),
+        kind::ABANDON | kind::DELETE | kind::DELETE_GROUP | kind::EDIT_DEAD => {
+            is::<Result<()>>(payload)
+        }
         kind::APPEND => is::<Result<Sent>>(payload),
         kind::READ => is::<Result<Chunk>>(payload),
         kind::LOCATE | kind::SEEK => is::<Result<Position>>(payload),
@@ -112,7 +120,10 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::GROUPS => is::<Result<Vec<GroupInfo>>>(payload),
         kind::GROUP | kind::ALTER_GROUP => is::<Result<GroupInfo>>(payload),
         kind::DEAD_LETTERS => is::<Result<Vec<DeadLetter>>>(payload),
-        // `join` and `redrive`.
+        kind::DEAD_SUMMARY => is::<Result<Vec<DeadSummary>>>(payload),
+        kind::REDRIVE => is::<Result<Redriven>>(payload),
+        kind::UNDO_REDRIVE => is::<Result<Undone>>(payload),
+        // `join`, `remove_dead` and `set_aside`.
         _ => is::<Result<u64>>(payload),
     }
 }

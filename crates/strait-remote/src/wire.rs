@@ -14,11 +14,13 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 use strait_core::{Error, Kind, Name, Position, Result, Timestamp};
 
 mod contract;
+mod dead;
 mod messages;
 mod texts;
 mod units;
 
-pub(crate) use contract::{DeadLettersOf, Extend};
+pub(crate) use contract::Extend;
+pub(crate) use dead::DeadLettersOf;
 pub(crate) use messages::{Deliveries, KeyMessages, WireArrival};
 pub(crate) use units::{WireOutcome, WireUnit, copy_of, speaks};
 

@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
-use strait::core::events::{DeadLetter, GroupInfo, Redrive};
+use strait::core::events::{DeadFilter, DeadLetter, GroupInfo, Redrive};
 use strait::core::{Error, Kind, Name, Timestamp};
 
 use super::Ctx;
@@ -222,7 +222,13 @@ async fn list_heaps(target: &Target, topic: Option<&Name>, ctx: &Ctx) -> Outcome
         }
         let first = target
             .events
-            .dead_letters(info.group.clone(), info.topic.clone(), 0, 1)
+            .dead_letters(
+                info.group.clone(),
+                info.topic.clone(),
+                DeadFilter::default(),
+                0,
+                1,
+            )
             .await?
             .pop();
         rows.push(HeapRow {
@@ -264,7 +270,13 @@ async fn letters(
     loop {
         let page = target
             .events
-            .dead_letters(info.group.clone(), info.topic.clone(), from, PAGE)
+            .dead_letters(
+                info.group.clone(),
+                info.topic.clone(),
+                DeadFilter::default(),
+                from,
+                PAGE,
+            )
             .await?;
         let Some(last) = page.last() else {
             return Ok(found);
@@ -277,7 +289,13 @@ async fn letters(
 async fn letter(target: &Target, info: &GroupInfo, number: u64) -> Outcome<DeadLetter> {
     let found = target
         .events
-        .dead_letters(info.group.clone(), info.topic.clone(), number, 1)
+        .dead_letters(
+            info.group.clone(),
+            info.topic.clone(),
+            DeadFilter::default(),
+            number,
+            1,
+        )
         .await?
         .pop()
         .filter(|letter| letter.number == number);
@@ -364,16 +382,10 @@ async fn redrive(args: RedriveArgs, target: &Target, ctx: &Ctx) -> Outcome {
     if !agreed(&plan(&info, &chosen), args.dry, &ctx.global, &ctx.out)? {
         return Ok(());
     }
-    let numbers = chosen.iter().map(|letter| letter.number).collect();
-    let came_back = target
-        .events
-        .redrive(Redrive {
-            group: info.group.clone(),
-            topic: info.topic.clone(),
-            // Also with --all: what died since the plan was shown is not part of it.
-            numbers: Some(numbers),
-        })
-        .await?;
+    // Also with --all: what died since the plan was shown is not part of it.
+    let numbers = DeadFilter::numbers(chosen.iter().map(|letter| letter.number));
+    let redrive = Redrive::new(info.group.clone(), info.topic.clone(), numbers);
+    let came_back = target.events.redrive(redrive).await?.count;
     #[derive(Serialize)]
     struct Redriven<'a> {
         schema: u32,

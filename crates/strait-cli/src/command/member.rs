@@ -227,6 +227,7 @@ mod tests {
                 ..ShardInfo::default()
             }],
             dead: 0,
+            dead_bytes: 0,
             paused: None,
             pause: None,
             declared: GroupRules::of(&GroupSpec::new("g".parse().unwrap(), "t".parse().unwrap())),

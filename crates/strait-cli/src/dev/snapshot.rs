@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use strait::core::events::{Events, GroupInfo};
+use strait::core::events::{DeadFilter, Events, GroupInfo};
 
 use super::Note;
 use crate::command::group::state;
@@ -174,7 +174,13 @@ async fn last_dead(
         .as_ref()
         .map_or(0, |(number, _)| number + 1);
     let letters = events
-        .dead_letters(info.group.clone(), info.topic.clone(), from, 1000)
+        .dead_letters(
+            info.group.clone(),
+            info.topic.clone(),
+            DeadFilter::default(),
+            from,
+            1000,
+        )
         .await?;
     let last = letters.last();
     Ok(last

@@ -2,8 +2,8 @@
 
 use std::time::Duration;
 
-use strait_core::events::{GroupInfo, GroupSpec, Redrive};
-use strait_core::{Kind, Name, Timestamp, Unit, Verdict, codes};
+use strait_core::events::{DeadFilter, GroupInfo, GroupSpec, Redrive};
+use strait_core::{Name, Timestamp, Unit, Verdict, codes};
 
 use super::{Case, Need, case};
 use crate::fault::Check;
@@ -55,12 +55,12 @@ async fn three_dead(lab: &Lab) -> Check<(Name, GroupSpec, Member)> {
 }
 
 async fn redrive(lab: &Lab, spec: &GroupSpec, numbers: Option<Vec<u64>>) -> Check<u64> {
-    let redrive = Redrive {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
+    let filter = DeadFilter {
         numbers,
+        ..DeadFilter::default()
     };
-    Ok(lab.events.redrive(redrive).await?)
+    let redrive = Redrive::new(spec.group.clone(), spec.topic.clone(), filter);
+    Ok(lab.events.redrive(redrive).await?.count)
 }
 
 async fn dead_bodies(lab: &Lab, spec: &GroupSpec) -> Check<Vec<String>> {
@@ -129,7 +129,8 @@ async fn listed_in_pages(lab: Lab) -> Check {
     check!(numbers.is_sorted_by(|a, b| a < b), "numbers: {numbers:?}");
     let page = |from, limit| {
         let (group, topic) = (spec.group.clone(), spec.topic.clone());
-        lab.events.dead_letters(group, topic, from, limit)
+        let all = DeadFilter::default();
+        lab.events.dead_letters(group, topic, all, from, limit)
     };
     let found: Vec<u64> = page(0, 2).await?.iter().map(|l| l.number).collect();
     check_eq!(found, numbers[..2], "the first two");
@@ -345,19 +346,21 @@ async fn redrive_survives_reopen(mut lab: Lab) -> Check {
     member.quiet(QUIET).await
 }
 
-/// Bringing back no numbers is fine; numbers that are not there are passed over or `NotFound`, and change nothing; a
-/// missing group is `NotFound`.
+/// Bringing back no numbers is fine; numbers that are not there are `NotFound`, and change nothing; so is a missing
+/// group.
 async fn redrive_of_nothing(lab: Lab) -> Check {
     let (topic, spec, mut member) = three_dead(&lab).await?;
-    let strange = Redrive {
-        group: spec.group.clone(),
-        topic: topic.clone(),
-        numbers: Some(vec![u64::MAX, 1_000_000]),
+    let numbers = Some(vec![u64::MAX, 1_000_000]);
+    let strange = DeadFilter {
+        numbers,
+        ..DeadFilter::default()
     };
-    match lab.events.redrive(strange).await {
-        Ok(count) => check_eq!(count, 0, "brought back of numbers that are not there"),
-        Err(error) => check_eq!(error.kind(), Kind::NotFound, "kind of the error"),
-    }
+    let strange = Redrive::new(spec.group.clone(), topic.clone(), strange);
+    check_refused!(
+        lab.events.redrive(strange).await,
+        NotFound,
+        "numbers that are not there"
+    );
     let none = Some(Vec::new());
     check_eq!(
         redrive(&lab, &spec, none).await?,
@@ -366,18 +369,15 @@ async fn redrive_of_nothing(lab: Lab) -> Check {
     );
     check_eq!(lab.group(&spec).await?.dead, 3, "dead letters");
     member.quiet(QUIET).await?;
-    let missing = Redrive {
-        group: lab.name("missing")?,
-        topic: topic.clone(),
-        numbers: None,
-    };
+    let all = DeadFilter::default();
+    let missing = Redrive::new(lab.name("missing")?, topic.clone(), all.clone());
     check_refused!(
         lab.events.redrive(missing).await,
         NotFound,
         "a missing group"
     );
     let (group, limit) = (lab.name("missing")?, 10);
-    let answer = lab.events.dead_letters(group, topic, 0, limit).await;
+    let answer = lab.events.dead_letters(group, topic, all, 0, limit).await;
     check_refused!(answer, NotFound, "dead letters of a missing group");
     Ok(())
 }

@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    AfterDead, GroupChange, GroupInfo, GroupSpec, Order, Override, Redrive, Seek, Start, StuckOn,
-    Waits,
+    AfterDead, DeadFilter, GroupChange, GroupInfo, GroupSpec, Order, Override, Redrive, Seek,
+    Start, StuckOn, Waits,
 };
 use strait_core::{Unit, Verdict};
 
@@ -75,12 +75,12 @@ async fn kill_next(lab: &Lab, member: &mut Member, text: &str) -> Check {
 }
 
 async fn redrive(lab: &Lab, spec: &GroupSpec, numbers: Option<Vec<u64>>) -> Check<u64> {
-    let redrive = Redrive {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
+    let filter = DeadFilter {
         numbers,
+        ..DeadFilter::default()
     };
-    Ok(lab.events.redrive(redrive).await?)
+    let redrive = Redrive::new(spec.group.clone(), spec.topic.clone(), filter);
+    Ok(lab.events.redrive(redrive).await?.count)
 }
 
 fn held(info: &GroupInfo) -> u64 {

@@ -2,6 +2,7 @@
 //! stands.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::{GroupInfo, GroupSpec, Order};
 use crate::chunk::Position;
@@ -91,6 +92,8 @@ pub struct GroupRules {
     pub max_attempts: u32,
     /// Dead letters that it may keep.
     pub max_dead: u64,
+    /// Dead letters that were given up longer ago may be removed.
+    pub dead_age: Option<Duration>,
     /// Greatest distance between the committed position and the newest delivered message of a partition.
     pub gap: u64,
     /// What follows a dead letter.
@@ -106,6 +109,7 @@ impl GroupRules {
             order: spec.order,
             max_attempts: spec.max_attempts,
             max_dead: spec.max_dead,
+            dead_age: spec.dead_age,
             gap: spec.gap,
             after_dead: spec.after_dead,
             dead_topic: spec.dead_topic.clone(),
@@ -117,6 +121,7 @@ impl GroupRules {
         spec.order = self.order;
         spec.max_attempts = self.max_attempts;
         spec.max_dead = self.max_dead;
+        spec.dead_age = self.dead_age;
         spec.gap = self.gap;
         spec.after_dead = self.after_dead;
         spec.dead_topic.clone_from(&self.dead_topic);

@@ -144,6 +144,7 @@ fn plain_op(stream: StreamId, extent: &Extent) -> Vec<u8> {
                 key: 0,
                 appended: 0,
                 died: extent.time,
+                bytes: u64::from(extent.len),
                 reason: "",
             },
         },

@@ -1,16 +1,16 @@
 //! Consumer groups: their shards, dead letters and, in memory, their members.
 
-use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use strait_core::events::{AfterDead, Overrides, Pause};
 use strait_core::{Fence, Name, Timestamp};
 
+use super::dead::DeadSet;
 use super::members::Members;
 use super::shard::Shard;
 use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_u64};
 use crate::extents::Stream;
-use crate::ops::{DeadOp, GroupId, GroupSettings, OperatorOp, ParkOp, TopicId};
+use crate::ops::{GroupId, GroupSettings, OperatorOp, TopicId};
 
 #[derive(Debug)]
 pub(crate) struct Group {
@@ -24,8 +24,8 @@ pub(crate) struct Group {
     /// What holds of both. Derived.
     pub(crate) settings: Settings,
     pub(crate) shards: Vec<Shard>,
-    pub(crate) dead: BTreeMap<u64, Dead>,
-    /// Copies of the dead letters: the offset is the number.
+    pub(crate) dead: DeadSet,
+    /// Copies of the dead letters and of their edits: the offset is the number.
     pub(crate) graveyard: Stream,
     /// Sequence of the checkpoint that it came from: older operations are in it.
     pub(crate) stamp: u64,
@@ -39,6 +39,7 @@ pub(crate) struct Settings {
     pub(crate) key_order: bool,
     pub(crate) max_attempts: u32,
     pub(crate) max_dead: u64,
+    pub(crate) dead_ms: Option<u64>,
     pub(crate) gap: u64,
     pub(crate) dead_topic: Option<Box<str>>,
     /// Later messages of a dead letter's key wait for it.
@@ -119,6 +120,7 @@ impl Settings {
             key_order: self.key_order,
             max_attempts: self.max_attempts,
             max_dead: self.max_dead,
+            dead_ms: self.dead_ms,
             gap: self.gap,
             dead_topic: self.dead_topic.as_deref(),
             hold_key: self.hold_key,
@@ -132,24 +134,12 @@ impl From<&GroupSettings<'_>> for Settings {
             key_order: op.key_order,
             max_attempts: op.max_attempts,
             max_dead: op.max_dead,
+            dead_ms: op.dead_ms,
             gap: op.gap,
             dead_topic: op.dead_topic.map(Box::from),
             hold_key: op.hold_key,
         }
     }
-}
-
-/// A message that was given up.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Dead {
-    pub(crate) shard: u32,
-    pub(crate) offset: u64,
-    pub(crate) attempts: u32,
-    pub(crate) key: u64,
-    /// When the message was appended.
-    pub(crate) appended: i64,
-    pub(crate) died: i64,
-    pub(crate) reason: Arc<str>,
 }
 
 impl Group {
@@ -169,7 +159,7 @@ impl Group {
             declared,
             operator: Operator::default(),
             shards: Vec::new(),
-            dead: BTreeMap::new(),
+            dead: DeadSet::default(),
             graveyard: Stream::default(),
             stamp,
             members: Members::default(),
@@ -231,7 +221,7 @@ impl Group {
         self.has_too_many_dead().then(|| {
             format!(
                 "it has {} dead letters, as many as it may keep: redrive them, or raise the limit",
-                self.dead.len()
+                self.dead.letters.len()
             )
             .into()
         })
@@ -239,69 +229,12 @@ impl Group {
 
     /// True when no more messages are taken for the dead letters that are there.
     pub(crate) fn has_too_many_dead(&self) -> bool {
-        self.dead.len() as u64 >= self.settings.max_dead
+        self.dead.letters.len() as u64 >= self.settings.max_dead
     }
 
     /// The earliest offset of a shard that a message needs which is parked or out.
     pub(crate) fn needed_from(&self, shard: usize) -> Option<u64> {
         self.shards.get(shard)?.needed_from()
-    }
-
-    pub(crate) fn bury(&mut self, shard: u32, offset: u64, op: &DeadOp<'_>) {
-        if let Some(shard) = self.shards.get_mut(shard as usize) {
-            shard.settle(offset, 1);
-            if self.settings.hold_key {
-                shard.parking.hold(op.key, offset, op.number);
-            }
-        }
-        let dead = Dead {
-            shard,
-            offset,
-            attempts: op.attempts,
-            key: op.key,
-            appended: op.appended,
-            died: op.died,
-            reason: op.reason.into(),
-        };
-        self.dead.insert(op.number, dead);
-        self.graveyard.end = op.number + 1;
-    }
-
-    /// The message is due again, in its old place of the order, attempts from 1. Where the group was sent back over it, it
-    /// comes again by itself.
-    pub(crate) fn redrive(&mut self, number: u64) {
-        let Some(dead) = self.dead.remove(&number) else {
-            return;
-        };
-        let Some(shard) = self.shards.get_mut(dead.shard as usize) else {
-            return;
-        };
-        if shard.is_settled(dead.offset) {
-            let op = ParkOp {
-                due: 0,
-                delay_ms: 0,
-                attempts: 0,
-                key: if self.settings.key_order { dead.key } else { 0 },
-                reason: &dead.reason,
-            };
-            shard.put_parked(dead.offset, &op, Some(number));
-        }
-        // After it is parked: it is the first of its key.
-        shard.let_go(dead.key, dead.offset);
-    }
-
-    /// The earliest dead letter whose copy is needed; everything before it may go.
-    pub(crate) fn graves_needed_from(&self) -> u64 {
-        let dead = self.dead.first_key_value().map(|(number, _)| *number);
-        let redriven = self
-            .shards
-            .iter()
-            .filter_map(|shard| shard.parking.first_grave())
-            .min();
-        dead.into_iter()
-            .chain(redriven)
-            .min()
-            .unwrap_or(self.graveyard.end)
     }
 
     pub(crate) fn encode(&self, out: &mut Vec<u8>) {
@@ -312,20 +245,7 @@ impl Group {
         put_u64(out, self.shards.len() as u64);
         self.shards.iter().for_each(|shard| shard.encode(out));
         self.graveyard.encode(out);
-        put_u64(out, self.dead.len() as u64);
-        for (number, dead) in &self.dead {
-            put_u64(out, u64::from(dead.shard));
-            put_u64(out, dead.offset);
-            DeadOp {
-                number: *number,
-                attempts: dead.attempts,
-                key: dead.key,
-                appended: dead.appended,
-                died: dead.died,
-                reason: &dead.reason,
-            }
-            .encode(out);
-        }
+        self.dead.encode(out);
     }
 
     pub(crate) fn decode(r: &mut Reader<'_>, id: GroupId, stamp: u64) -> Decoded<Group> {
@@ -340,20 +260,7 @@ impl Group {
             *shard = Shard::decode(r)?;
         }
         group.graveyard = Stream::decode(r)?;
-        for _ in 0..r.count(8)? {
-            let (shard, offset) = (r.u32()?, r.u64()?);
-            let op = DeadOp::decode(r)?;
-            let dead = Dead {
-                shard,
-                offset,
-                attempts: op.attempts,
-                key: op.key,
-                appended: op.appended,
-                died: op.died,
-                reason: op.reason.into(),
-            };
-            group.dead.insert(op.number, dead);
-        }
+        group.dead = DeadSet::decode(r)?;
         Ok(group)
     }
 }

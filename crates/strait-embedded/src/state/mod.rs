@@ -15,6 +15,7 @@ use crate::extents::{Extent, Stream, StreamId};
 use crate::ops::{GroupId, MovedOp, Op, TopicId};
 use crate::shared::Alarms;
 
+pub(crate) mod dead;
 pub(crate) mod group;
 pub(crate) mod ledger;
 pub(crate) mod members;
@@ -241,14 +242,16 @@ impl State {
                 group.bury(shard, *offset, dead);
                 return Some(StreamId::dead(id));
             }
-            Op::Redrive { number, .. } => group.redrive(*number),
             Op::AlterGroup { operator, .. } => group.alter(Operator::from(operator)),
+            Op::Graves { change, .. } => {
+                return group.change_dead(change).then(|| StreamId::dead(id));
+            }
+            Op::Seek { to, .. } => group.seek(shard, *to),
+            Op::Done { first, count, .. } => group.settle(shard, *first, *count),
             _ => {
                 let shard = group.shards.get_mut(shard as usize)?;
                 match op {
-                    Op::Seek { to, .. } => shard.seek(*to),
                     Op::Grant { first, count, .. } => shard.grant(*first, *count),
-                    Op::Done { first, count, .. } => shard.settle(*first, *count),
                     Op::Release { first, count, .. } => shard.release(*first, *count),
                     Op::Park { offset, parked, .. } => shard.park(*offset, parked),
                     _ => {}
@@ -482,7 +485,7 @@ impl Op<'_> {
             | Op::Release { group, shard, .. }
             | Op::Park { group, shard, .. }
             | Op::Dead { group, shard, .. } => Some((*group, *shard)),
-            Op::Redrive { group, .. } | Op::AlterGroup { id: group, .. } => Some((*group, 0)),
+            Op::Graves { group, .. } | Op::AlterGroup { id: group, .. } => Some((*group, 0)),
             _ => None,
         }
     }

@@ -144,6 +144,15 @@ impl Shard {
         self.attempts = self.attempts.split_off(&start);
         self.next = self.next.max(start);
         self.low = self.done.take_from(start).unwrap_or(start);
+        self.pass_settled();
+    }
+
+    /// What comes next was set aside before it was ever granted: it never is.
+    fn pass_settled(&mut self) {
+        self.next = self.next.max(self.low);
+        if let Some(end) = self.done.end_of(self.next) {
+            self.next = end;
+        }
     }
 
     pub(crate) fn grant(&mut self, first: u64, count: u32) {
@@ -154,11 +163,16 @@ impl Shard {
             }
         }
         self.returned.remove(first, end);
-        self.next = self.next.max(end);
+        if end > self.next {
+            self.next = end;
+            self.pass_settled();
+        }
     }
 
-    pub(crate) fn settle(&mut self, first: u64, count: u32) {
+    /// Gives the numbers that those of them had as dead letters which were brought back.
+    pub(crate) fn settle(&mut self, first: u64, count: u32) -> Vec<u64> {
         let end = first + u64::from(count);
+        let redriven = self.parking.redriven_in(first, end);
         self.unpark(first, end);
         if !self.attempts.is_empty() {
             let gone: Vec<u64> = self.attempts.range(first..end).map(|(o, _)| *o).collect();
@@ -171,6 +185,15 @@ impl Shard {
         if let Some(low) = self.done.take_from(self.low) {
             self.low = low;
         }
+        if end > self.next {
+            self.pass_settled();
+        }
+        redriven
+    }
+
+    /// A message that was brought back to the dead letters' group lies with them again.
+    pub(crate) fn forget(&mut self, offset: u64) {
+        self.unpark(offset, offset + 1);
     }
 
     /// Hands back unsettled messages; the attempt of their grant does not count.

@@ -68,14 +68,14 @@ impl Turn<'_> {
                 );
             }
             GrantedWhat::Again(messages) => {
-                for message in messages {
-                    let first = message.offset;
+                // Neighbours in one operation: what is redriven comes in long runs.
+                for run in messages.chunk_by(|a, b| a.offset + 1 == b.offset) {
                     turn.emit(
                         &Op::Grant {
                             group: id,
                             shard,
-                            first,
-                            count: 1,
+                            first: run[0].offset,
+                            count: run.len() as u32,
                         },
                         None,
                     );
@@ -220,7 +220,7 @@ fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
         offset,
         attempt: state.attempts_of(offset) + 1,
         reason: state.last_reason(offset),
-        redriven: state.parking.redriven(offset),
+        grave: group.grave_of(shard, offset),
     };
     let mut picked = Vec::new();
     for offset in state
@@ -253,6 +253,8 @@ fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
 fn pick_new(state: &Shard, stream: &Stream, gap: u64, fetch: &Fetch) -> (u64, u32) {
     let first = state.next;
     let end = stream.visible.min(state.low.saturating_add(gap.max(1)));
+    // What was set aside in front of the group is not granted.
+    let end = end.min(state.done.next_after(first).unwrap_or(end));
     if first >= end {
         return (first, 0);
     }

@@ -1,10 +1,11 @@
-//! Groups: join, seek, delete, redrive, and the alarms of their leases.
+//! Groups: join, seek, delete, and the alarms of their leases.
 
 use std::time::Duration;
 
 use strait_core::events::{AfterDead, GroupChange, GroupSpec, Order, Overrides, Pause};
 use strait_core::{Error, Kind, Name, Position, Result, Timestamp};
 
+use super::topics::millis;
 use super::{Turn, no_such_group, no_such_partition, no_such_topic};
 use crate::command::{Join, SeekTo};
 use crate::extents::StreamId;
@@ -31,6 +32,7 @@ impl Turn<'_> {
             key_order: spec.order == Order::Key,
             max_attempts: spec.max_attempts,
             max_dead: spec.max_dead,
+            dead_ms: spec.dead_age.map(millis),
             gap: spec.gap,
             dead_topic: spec.dead_topic.as_deref().map(Box::from),
             hold_key: spec.after_dead == AfterDead::HoldKey,
@@ -48,6 +50,7 @@ impl Turn<'_> {
                 settings: settings.as_op(),
             };
             self.record(|turn| turn.emit(&op, None));
+            self.out.cleanup |= settings.dead_ms.is_some();
         }
         self.place_shards(id, &join.starts);
         let consumer = self.state.new_consumer(id);
@@ -184,47 +187,7 @@ impl Turn<'_> {
         Ok(())
     }
 
-    pub(super) fn redrive(
-        &mut self,
-        group: &Name,
-        topic: &Name,
-        numbers: Option<Vec<u64>>,
-    ) -> Result<u64> {
-        let id = self.group_id(group, topic)?;
-        let Some(found) = self.state.groups.get(&id) else {
-            return Err(no_such_group(group, topic));
-        };
-        let wanted: Vec<u64> = match numbers {
-            Some(numbers) => {
-                if let Some(unknown) = numbers.iter().find(|n| !found.dead.contains_key(n)) {
-                    return Err(Error::new(
-                        Kind::NotFound,
-                        format!("`{group}` has no dead letter {unknown} on `{topic}`"),
-                    )
-                    .next("`strait dlq ls` lists them"));
-                }
-                numbers
-            }
-            None => found.dead.keys().copied().collect(),
-        };
-        self.record(|turn| {
-            for number in &wanted {
-                turn.emit(
-                    &Op::Redrive {
-                        group: id,
-                        number: *number,
-                    },
-                    None,
-                );
-            }
-        });
-        if let Some(group) = self.state.groups.get_mut(&id) {
-            group.members.wake_all();
-        }
-        Ok(wanted.len() as u64)
-    }
-
-    fn group_id(&self, group: &Name, topic: &Name) -> Result<GroupId> {
+    pub(super) fn group_id(&self, group: &Name, topic: &Name) -> Result<GroupId> {
         self.state
             .topic_named(topic)
             .ok_or_else(|| no_such_topic(topic))?;

@@ -11,6 +11,7 @@ use crate::ops::{GroupId, Op};
 use crate::state::State;
 
 mod append;
+pub(crate) mod dead;
 mod fetch;
 mod groups;
 mod ledger;
@@ -157,12 +158,10 @@ impl<'a> Turn<'a> {
             Command::AlterGroup(group, topic, change, to) => {
                 Reply::Unit(to, self.alter_group(&group, &topic, change))
             }
-            Command::Redrive {
-                group,
-                topic,
-                numbers,
-                answer,
-            } => Reply::Count(answer, self.redrive(&group, &topic, numbers)),
+            Command::Dead(command) => match self.dead(*command) {
+                Some(reply) => reply,
+                None => return,
+            },
             Command::Fetch(fetch, to) => {
                 let granted = self.fetch(&fetch);
                 self.out.written.push(Reply::Fetch(to, granted));
@@ -230,15 +229,11 @@ impl<'a> Turn<'a> {
         self.out.sync |= !matches!(op, Op::Grant { .. });
         self.out.freed |= op.frees_space();
         let stream = self.state.apply(self.seq, op);
-        let (Some(records), Some(stream)) = (body, stream) else {
+        let (Some(records), Some(stream), Some((first, count, time))) = (body, stream, op.placed())
+        else {
             return;
         };
         let batch = records.batch();
-        let (first, count, time) = match op {
-            Op::Append(append) => (append.first, append.count, append.time),
-            Op::Dead { dead, .. } => (dead.number, 1, dead.died),
-            _ => return,
-        };
         let body = self.out.placings[open.placings..].len();
         self.group
             .push_body(records.bytes().clone())

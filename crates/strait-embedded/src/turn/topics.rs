@@ -208,7 +208,7 @@ fn check_same(topic: &Topic, spec: &TopicSpec) -> Result<()> {
     }
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(super) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX - 1)
 }
 

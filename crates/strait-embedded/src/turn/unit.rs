@@ -279,7 +279,7 @@ impl Turn<'_> {
     }
 
     /// The message goes to the group's dead letters, and a copy to its dead-letter topic.
-    fn bury(&mut self, fence: &Fence, message: Taken, reason: &str) {
+    pub(super) fn bury(&mut self, fence: &Fence, message: Taken, reason: &str) {
         let grave = message
             .grave
             .expect("what may be given up was prepared with a copy");
@@ -300,6 +300,7 @@ impl Turn<'_> {
             key: message.key,
             appended: message.appended,
             died: self.now.wall,
+            bytes: grave.bytes().len() as u64,
             reason,
         };
         let topic = group

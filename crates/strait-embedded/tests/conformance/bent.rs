@@ -7,8 +7,9 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
-    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
+    GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{
     Arrival, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut, Health, Lanes,
@@ -80,6 +81,30 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     }
     fn seek(&self, seek: Seek) -> Seek {
         seek
+    }
+    fn filter(&self, filter: DeadFilter) -> DeadFilter {
+        filter
+    }
+    fn letter(&self, letter: DeadLetter) -> DeadLetter {
+        letter
+    }
+    fn summary(&self, summary: Vec<DeadSummary>) -> Vec<DeadSummary> {
+        summary
+    }
+    fn edit(&self, to: &True, edit: EditDead) -> Fut<Result<()>> {
+        to.events.edit_dead(edit)
+    }
+    fn remove(&self, remove: RemoveDead) -> RemoveDead {
+        remove
+    }
+    fn redrive(&self, to: &True, redrive: Redrive) -> Fut<Result<Redriven>> {
+        to.events.redrive(redrive)
+    }
+    fn undo(&self, to: &True, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        to.events.undo_redrive(undo)
+    }
+    fn set_aside(&self, aside: SetAside) -> SetAside {
+        aside
     }
     fn commit(&self, to: &True, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
         to.engine.commit(units)
@@ -225,13 +250,45 @@ impl Events for Bent {
         &self,
         group: Name,
         topic: Name,
+        filter: DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
-        self.to.events.dead_letters(group, topic, from, limit)
+        let filter = self.bend.filter(filter);
+        let letters = self
+            .to
+            .events
+            .dead_letters(group, topic, filter, from, limit);
+        let bend = self.bend.clone();
+        Box::pin(async move {
+            let letters = letters.await?.into_iter();
+            Ok(letters.map(|letter| bend.letter(letter)).collect())
+        })
     }
-    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
-        self.to.events.redrive(redrive)
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        let summary = self.to.events.dead_summary(group, topic, filter);
+        let bend = self.bend.clone();
+        Box::pin(async move { Ok(bend.summary(summary.await?)) })
+    }
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>> {
+        self.bend.edit(&self.to, edit)
+    }
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        self.to.events.remove_dead(self.bend.remove(remove))
+    }
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>> {
+        self.bend.redrive(&self.to, redrive)
+    }
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        self.bend.undo(&self.to, undo)
+    }
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
+        self.to.events.set_aside(self.bend.set_aside(aside))
     }
 }
 

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use strait_core::events::{GroupSpec, Order, Redrive, TopicSpec};
+use strait_core::events::{DeadFilter, GroupSpec, Order, Redrive, TopicSpec};
 use strait_core::{
     Arrival, Consumer, Delivery, Engine, Fut, NewRecord, Outcome, Receipt, Records, Unit, Verdict,
 };
@@ -108,14 +108,10 @@ fn what_waits_for_its_key_keeps_its_last_failure() {
     // The second is granted to the member; before that polls again, the first is redriven.
     assert!(poll(&mut consumer).is_none());
     stepped.turn();
-    let redrive = Redrive {
-        group: name("group"),
-        topic: name("in"),
-        numbers: None,
-    };
+    let redrive = Redrive::new(name("group"), name("in"), DeadFilter::default());
     let lane = events(stepped.engine());
     let count = call(&mut stepped, lane.redrive(redrive)).expect("redriven");
-    assert_eq!(count, 1);
+    assert_eq!(count.count, 1);
 
     let first = deliveries(&mut stepped, &mut consumer).remove(0);
     assert_eq!(first.message.position().offset(), 0);

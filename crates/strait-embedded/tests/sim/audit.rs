@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use strait_core::events::{Cursor, DeadLetter, GroupInfo, ReadKey};
+use strait_core::events::{Cursor, DeadFilter, DeadLetter, GroupInfo, ReadKey};
 use strait_core::{Chunk, Name, Position};
 
 use crate::model::{Dead, Part, Send, State, Unit, Verdict, key_bytes, serial_of};
@@ -202,9 +202,13 @@ impl World {
     fn dead_letters(&self, group: usize) -> Vec<DeadLetter> {
         let group = &self.groups[group];
         let topic = name(self.topics[group.topic].name);
-        let listed = self
-            .events()
-            .dead_letters(name(group.name), topic, 0, usize::MAX);
+        let listed = self.events().dead_letters(
+            name(group.name),
+            topic,
+            DeadFilter::default(),
+            0,
+            usize::MAX,
+        );
         self.now(listed)
             .unwrap_or_else(|error| panic!("{}: dead letters: {error:?}", group.name))
     }

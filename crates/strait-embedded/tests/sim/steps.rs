@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Compaction, Expected, GroupSpec, Order, Redrive, Retention, Seek, Start, TopicChange,
-    TopicSpec,
+    Append, Compaction, DeadFilter, Expected, GroupSpec, Order, Redrive, Retention, Seek, Start,
+    TopicChange, TopicSpec,
 };
 use strait_core::{Claim, ClaimToken, Engine, Once, OnceEnd, Outgoing, Position};
 use strait_embedded::disk::rng::Rng;
@@ -958,15 +958,17 @@ impl World {
             numbers.truncate(keep);
         }
         note!("{}: redrive {numbers:?}", self.groups[group].name);
-        let redrive = Redrive {
-            group: name(self.groups[group].name),
-            topic: name(self.topics[self.groups[group].topic].name),
+        let of = name(self.groups[group].name);
+        let topic = name(self.topics[self.groups[group].topic].name);
+        let filter = DeadFilter {
             numbers: (!all).then(|| numbers.clone()),
+            ..DeadFilter::default()
         };
+        let redrive = Redrive::new(of, topic, filter);
         let future = self.events().redrive(redrive);
         self.call(
             What::Redrive(group, numbers),
-            Box::pin(async move { Answer::Count(future.await) }),
+            Box::pin(async move { Answer::Count(future.await.map(|done| done.count)) }),
         );
     }
 }

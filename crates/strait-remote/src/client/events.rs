@@ -1,8 +1,9 @@
 //! The events lane over a connection.
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
-    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
+    GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -122,19 +123,56 @@ impl Events for RemoteEvents {
         &self,
         group: Name,
         topic: Name,
+        filter: DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
         let request = DeadLettersOf {
             group,
             topic,
+            filter,
             from,
             limit,
         };
         self.call(kind::DEAD_LETTERS, Effects::None, &request)
     }
 
-    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
-        self.call(kind::REDRIVE, Effects::Once, &redrive)
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        let request = ((group, topic), filter);
+        self.call(kind::DEAD_SUMMARY, Effects::None, &request)
+    }
+
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>> {
+        self.call(kind::EDIT_DEAD, Effects::Repeatable, &edit)
+    }
+
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        self.call(kind::REMOVE_DEAD, effects(remove.dry_run), &remove)
+    }
+
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>> {
+        self.call(kind::REDRIVE, effects(redrive.dry_run), &redrive)
+    }
+
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        self.call(kind::UNDO_REDRIVE, effects(undo.dry_run), &undo)
+    }
+
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
+        self.call(kind::SET_ASIDE, Effects::Once, &aside)
+    }
+}
+
+/// What the request for a plan, or for what it says, leaves behind.
+fn effects(dry_run: bool) -> Effects {
+    if dry_run {
+        Effects::None
+    } else {
+        Effects::Once
     }
 }

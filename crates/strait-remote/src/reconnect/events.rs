@@ -1,8 +1,9 @@
 //! The events lane over an engine that may be lost meanwhile.
 
 use strait_core::events::{
-    Append, Caps, Cursor, DeadLetter, Events, GroupChange, GroupInfo, GroupSpec, KeyVersion,
-    ReadKey, Redrive, Seek, Start, TopicChange, TopicInfo, TopicSpec,
+    Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
+    GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -125,15 +126,49 @@ impl Events for ReconnectEvents {
         &self,
         group: Name,
         topic: Name,
+        filter: DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
         self.again(Effects::None, move |events| {
-            events.dead_letters(group.clone(), topic.clone(), from, limit)
+            events.dead_letters(group.clone(), topic.clone(), filter.clone(), from, limit)
         })
     }
 
-    fn redrive(&self, redrive: Redrive) -> Fut<Result<u64>> {
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        self.again(Effects::None, move |events| {
+            events.dead_summary(group.clone(), topic.clone(), filter.clone())
+        })
+    }
+
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>> {
+        self.again(Effects::Repeatable, move |events| {
+            events.edit_dead(edit.clone())
+        })
+    }
+
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        self.again(Effects::Once, move |events| {
+            events.remove_dead(remove.clone())
+        })
+    }
+
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>> {
         self.again(Effects::Once, move |events| events.redrive(redrive.clone()))
+    }
+
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        self.again(Effects::Once, move |events| {
+            events.undo_redrive(undo.clone())
+        })
+    }
+
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
+        self.again(Effects::Once, move |events| events.set_aside(aside.clone()))
     }
 }

@@ -5,8 +5,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Cursor, Events, GroupChange, GroupSpec, ReadKey, Redrive, Seek, Start, TopicChange,
-    TopicSpec,
+    Append, Cursor, DeadFilter, EditDead, Events, GroupChange, GroupSpec, ReadKey, Redrive,
+    RemoveDead, Seek, SetAside, Start, TopicChange, TopicSpec, UndoRedrive,
 };
 use strait_core::{
     Claim, Error, Fence, Fut, Kind, Name, Outcome, Receipt, Result, Shard, Unit, Verdict,
@@ -59,7 +59,7 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
             }
         }
         kind::LEAVE => conn.leave_after(id, read(payload)?),
-        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::ALTER_GROUP => {
+        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::SET_ASIDE => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -132,14 +132,22 @@ fn events_request(events: &dyn Events, kind: u8, payload: Bytes) -> Result<Fut<O
         }
         kind::DEAD_LETTERS => {
             let of: DeadLettersOf = read(payload)?;
-            answer(events.dead_letters(of.group, of.topic, of.from, of.limit))
+            answer(events.dead_letters(of.group, of.topic, of.filter, of.from, of.limit))
         }
         kind::ALTER_GROUP => {
             let ((group, topic), change): ((Name, Name), GroupChange) = read(payload)?;
             answer(events.alter_group(group, topic, change))
         }
+        kind::REDRIVE => answer(events.redrive(read::<Redrive>(payload)?)),
+        kind::DEAD_SUMMARY => {
+            let ((group, topic), filter): ((Name, Name), DeadFilter) = read(payload)?;
+            answer(events.dead_summary(group, topic, filter))
+        }
+        kind::EDIT_DEAD => answer(events.edit_dead(read::<EditDead>(payload)?)),
+        kind::REMOVE_DEAD => answer(events.remove_dead(read::<RemoveDead>(payload)?)),
+        kind::UNDO_REDRIVE => answer(events.undo_redrive(read::<UndoRedrive>(payload)?)),
         // `begin` lets only the kinds of requests through, and this is the last one.
-        _ => answer(events.redrive(read::<Redrive>(payload)?)),
+        _ => answer(events.set_aside(read::<SetAside>(payload)?)),
     })
 }
 

@@ -5,8 +5,7 @@ use std::time::Duration;
 use strait_core::events::{
     AfterDead, Append, Caps, Compaction, Cursor, Durability, Expected, GroupChange, GroupInfo,
     GroupRules, GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey,
-    Redrive, Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec,
-    Waits,
+    Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec, Waits,
 };
 use strait_core::{Offer, Result};
 
@@ -125,6 +124,7 @@ wire_struct!(GroupInfo {
     members,
     shards,
     dead,
+    dead_bytes,
     paused,
     pause,
     declared,
@@ -141,6 +141,7 @@ wire_struct!(GroupRules {
     order,
     max_attempts,
     max_dead,
+    dead_age,
     gap,
     after_dead,
     dead_topic
@@ -181,11 +182,6 @@ wire_struct!(Seek {
     to,
     force
 });
-wire_struct!(Redrive {
-    group,
-    topic,
-    numbers
-});
 wire_struct!(ReadKey {
     topic,
     key,
@@ -201,6 +197,7 @@ wire_struct!(GroupSpec {
     lease,
     max_attempts,
     max_dead,
+    dead_age,
     gap,
     handover,
     dead_topic,
@@ -366,21 +363,6 @@ impl Wire for StuckOn {
         })
     }
 }
-
-/// Asks for dead letters.
-#[derive(Debug)]
-pub(crate) struct DeadLettersOf {
-    pub(crate) group: strait_core::Name,
-    pub(crate) topic: strait_core::Name,
-    pub(crate) from: u64,
-    pub(crate) limit: usize,
-}
-wire_struct!(DeadLettersOf {
-    group,
-    topic,
-    from,
-    limit
-});
 
 /// Extends leases.
 #[derive(Debug)]

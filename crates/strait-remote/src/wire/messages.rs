@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use strait_core::events::{DeadLetter, KeyVersion};
+use strait_core::events::KeyVersion;
 use strait_core::records::BATCH_HEAD;
 use strait_core::{Batch, Chunk, Fence, Message, Position, Result, Shard, Span, Timestamp};
 
@@ -60,7 +60,7 @@ impl Wire for Chunk {
 }
 
 /// Single messages: each batch once, and of each message the batch's number and its index.
-struct Messages(Vec<Message>);
+pub(super) struct Messages(pub(super) Vec<Message>);
 
 /// A batch as messages refer to it.
 struct Home {
@@ -79,7 +79,7 @@ wire_struct!(Home {
     batch
 });
 
-fn put_messages<'a>(messages: impl Iterator<Item = &'a Message> + Clone, out: &mut Out) {
+pub(super) fn put_messages<'a>(messages: impl Iterator<Item = &'a Message> + Clone, out: &mut Out) {
     let mut homes = Vec::new();
     let mut known = HashMap::new();
     let mut places: Vec<(u32, u32)> = Vec::new();
@@ -107,7 +107,7 @@ fn put_messages<'a>(messages: impl Iterator<Item = &'a Message> + Clone, out: &m
 }
 
 impl Messages {
-    fn get(input: &mut In) -> Result<Self> {
+    pub(super) fn get(input: &mut In) -> Result<Self> {
         let homes = Vec::<Home>::get(input)?;
         let places = Vec::<(u32, u32)>::get(input)?;
         let mut wanted: Vec<Vec<(u32, usize)>> = homes.iter().map(|_| Vec::new()).collect();
@@ -181,34 +181,6 @@ impl Wire for KeyMessages {
             .map(|message| Ok((u64::get(input)?, message)))
             .collect::<Result<_>>()
             .map(KeyMessages)
-    }
-}
-
-/// What `dead_letters` answers.
-impl Wire for Vec<DeadLetter> {
-    const LEAST: usize = 8;
-    fn put(&self, out: &mut Out) {
-        put_messages(self.iter().map(|dead| &dead.message), out);
-        for dead in self {
-            dead.number.put(out);
-            dead.attempts.put(out);
-            dead.reason.put(out);
-            dead.died.put(out);
-        }
-    }
-    fn get(input: &mut In) -> Result<Self> {
-        let messages = Messages::get(input)?.0.into_iter();
-        messages
-            .map(|message| {
-                Ok(DeadLetter {
-                    number: Wire::get(input)?,
-                    message,
-                    attempts: Wire::get(input)?,
-                    reason: Wire::get(input)?,
-                    died: Wire::get(input)?,
-                })
-            })
-            .collect()
     }
 }
 

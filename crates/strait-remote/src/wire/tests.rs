@@ -301,13 +301,38 @@ proptest! {
             members: vec![member],
             shards,
             dead: more,
+            dead_bytes: big,
             paused: yes.then_some(text.clone()),
             pause: Some(Pause { reason: text.clone(), since: Timestamp::from_millis(3) }),
-            declared: GroupRules { order: Order::Key, max_attempts: small, max_dead: big, gap: more, after_dead, dead_topic: other.clone() },
+            declared: GroupRules { order: Order::Key, max_attempts: small, max_dead: big, dead_age: age, gap: more, after_dead, dead_topic: other.clone() },
             overrides,
         });
         there_and_back(&Seek { group: group.clone(), topic: topic.clone(), partition: small, to: start, force: yes });
-        there_and_back(&Redrive { group: group.clone(), topic: topic.clone(), numbers: yes.then(|| vec![big, more]) });
+        let print = ErrorFingerprint::of(&text);
+        let filter = DeadFilter {
+            numbers: yes.then(|| vec![big, more]),
+            partition: yes.then_some(small),
+            key: yes.then(|| text.as_bytes().to_vec()),
+            fingerprint: yes.then_some(print),
+            reason: yes.then(|| text.to_string()),
+            died_after: yes.then_some(Timestamp::from_millis(-1)),
+            died_before: None,
+            min_attempts: Some(small),
+        };
+        there_and_back(&((group.clone(), topic.clone()), filter.clone()));
+        there_and_back(&DeadLettersOf { group: group.clone(), topic: topic.clone(), filter: filter.clone(), from: big, limit: 9 });
+        there_and_back(&RemoveDead { group: group.clone(), topic: topic.clone(), filter: filter.clone(), dry_run: yes });
+        there_and_back(&Redrive { group: group.clone(), topic: topic.clone(), filter, per_second: yes.then_some(small), resume: Some(big), dry_run: yes });
+        there_and_back(&Redriven { run: yes.then_some(big), count: more, lasts: wait });
+        there_and_back(&UndoRedrive { group: group.clone(), topic: topic.clone(), run: big, dry_run: yes });
+        there_and_back(&Undone { returned: big, out: more, handled: 1 });
+        let at = Timestamp::from_millis(5);
+        there_and_back(&vec![DeadSummary { fingerprint: print, count: big, example: text.clone(), first_died: at, last_died: at, keys: more }]);
+        let put = DeadEdit::Put { key: yes.then(|| text.as_bytes().to_vec()), body: yes.then(|| Bytes::from("body")), headers: Some(vec![(text.to_string(), Bytes::new())]) };
+        for edit in [put, DeadEdit::Drop] {
+            there_and_back(&EditDead { group: group.clone(), topic: topic.clone(), number: big, edit });
+        }
+        there_and_back(&SetAside { group: group.clone(), topic: topic.clone(), partition: small, position, reason: text.clone(), force: yes });
         there_and_back(&Claim { scope: text.to_string(), key: text.to_string(), holder: text.to_string(), lease: wait, wait, at_most_once: yes });
         there_and_back(&GroupSpec {
             group,
@@ -318,6 +343,7 @@ proptest! {
             lease: wait,
             max_attempts: small,
             max_dead: big,
+            dead_age: age,
             gap: more,
             handover: wait,
             dead_topic: other,
@@ -356,12 +382,19 @@ proptest! {
             assert_eq!(version, was);
             same(message, original);
         }
-        let dead: Vec<DeadLetter> = messages.iter().cloned().map(|message| DeadLetter {
-            number: order, message, attempts: 3, reason: "no".into(), died: Timestamp::from_millis(9),
+        let death = Death { number: 1, attempts: 2, reason: "first".into(), died: Timestamp::from_millis(7), edited: true };
+        let dead: Vec<DeadLetter> = messages.iter().cloned().enumerate().map(|(at, message)| DeadLetter {
+            number: order, edited: (at % 2 == 1).then(|| message.clone()), message, attempts: 3, reason: "no".into(),
+            fingerprint: ErrorFingerprint::of("no"), died: Timestamp::from_millis(9), history: vec![death.clone(); at % 3],
         }).collect();
         let back: Vec<DeadLetter> = read(bytes_of(&dead)).unwrap();
         assert_eq!(back.len(), dead.len());
-        back.iter().zip(&dead).for_each(|(back, dead)| same(&back.message, &dead.message));
+        for (back, dead) in back.iter().zip(&dead) {
+            same(&back.message, &dead.message);
+            assert_eq!(back.edited.is_some(), dead.edited.is_some());
+            back.edited.iter().zip(&dead.edited).for_each(|(back, dead)| same(back, dead));
+            assert_eq!((back.fingerprint, &back.history), (dead.fingerprint, &dead.history));
+        }
         let each = messages.into_iter().map(|message| (message, 2, Some("why".into()), Fence { count: 1, ..fence })).collect();
         there_and_back(&WireArrival::Each(Deliveries(each)));
     }

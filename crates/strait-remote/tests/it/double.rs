@@ -522,11 +522,38 @@ impl Events for Handle {
         refused()
     }
 
-    fn dead_letters(&self, _: Name, _: Name, _: u64, _: usize) -> Fut<Result<Vec<DeadLetter>>> {
+    fn dead_letters(
+        &self,
+        _: Name,
+        _: Name,
+        _: DeadFilter,
+        _: u64,
+        _: usize,
+    ) -> Fut<Result<Vec<DeadLetter>>> {
         refused()
     }
 
-    fn redrive(&self, _: Redrive) -> Fut<Result<u64>> {
+    fn dead_summary(&self, _: Name, _: Name, _: DeadFilter) -> Fut<Result<Vec<DeadSummary>>> {
+        refused()
+    }
+
+    fn edit_dead(&self, _: EditDead) -> Fut<Result<()>> {
+        refused()
+    }
+
+    fn remove_dead(&self, _: RemoveDead) -> Fut<Result<u64>> {
+        refused()
+    }
+
+    fn redrive(&self, _: Redrive) -> Fut<Result<Redriven>> {
+        refused()
+    }
+
+    fn undo_redrive(&self, _: UndoRedrive) -> Fut<Result<Undone>> {
+        refused()
+    }
+
+    fn set_aside(&self, _: SetAside) -> Fut<Result<u64>> {
         refused()
     }
 }

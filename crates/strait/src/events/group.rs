@@ -1,10 +1,11 @@
-//! A consumer group: its state, its dead letters, and where handlers are attached.
+//! A consumer group: its state, and where handlers are attached.
 
 use std::fmt;
 
-use strait_core::events::{DeadLetter, GroupChange, GroupInfo, Override, Redrive, Seek, Start};
+use strait_core::events::{GroupChange, GroupInfo, Override, Seek, SetAside, Start};
 use strait_core::{Name, Position, Result};
 
+use super::dead::DeadLetters;
 use super::topic::Topic;
 use crate::message::Message;
 
@@ -95,12 +96,33 @@ impl<M: Message> Group<M> {
         self.topic.inner.lane.alter_group(name, topic, change).await
     }
 
+    /// Puts a message that is not settled to the dead letters, with this reason; gives its number there. With `force`
+    /// also while it is out with a member, which finds its receipt fenced.
+    ///
+    /// # Errors
+    ///
+    /// `Conflict` when it is settled, or out and not forced; `NotFound` when there is no such message.
+    pub async fn set_aside(
+        &self,
+        partition: u32,
+        position: Position,
+        reason: &str,
+        force: bool,
+    ) -> Result<u64> {
+        let aside = SetAside {
+            group: Name::new(&self.name)?,
+            topic: self.topic.name().clone(),
+            partition,
+            position,
+            reason: reason.into(),
+            force,
+        };
+        self.topic.inner.lane.set_aside(aside).await
+    }
+
     /// The messages that the group gave up.
     pub fn dead_letters(&self) -> DeadLetters<M> {
-        DeadLetters {
-            topic: self.topic.clone(),
-            group: self.name.clone(),
-        }
+        DeadLetters::new(self.topic.clone(), &self.name)
     }
 }
 
@@ -116,101 +138,5 @@ impl<M> Clone for Group<M> {
 impl<M> fmt::Debug for Group<M> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Group({} on {:?})", self.name, self.topic)
-    }
-}
-
-/// The dead letters of a group on its topic.
-///
-/// ```no_run
-/// # async fn example(billing: strait::Group<strait::Raw>) -> strait::Result<()> {
-/// let dead = billing.dead_letters();
-/// for letter in dead.list().await? {
-///     println!("#{} after {} attempts: {}", letter.number, letter.attempts, letter.reason);
-/// }
-/// dead.redrive_all().await?;       // delivered again, in the order of their keys
-/// # Ok(()) }
-/// ```
-pub struct DeadLetters<M> {
-    topic: Topic<M>,
-    group: String,
-}
-
-/// Dead letters are fetched in pages of this many.
-const PAGE: usize = 1000;
-
-impl<M: Message> DeadLetters<M> {
-    /// All of them, by number.
-    ///
-    /// # Errors
-    ///
-    /// What the engine says.
-    pub async fn list(&self) -> Result<Vec<DeadLetter>> {
-        let mut all: Vec<DeadLetter> = Vec::new();
-        loop {
-            let from = all.last().map_or(0, |letter| letter.number + 1);
-            let page = self.page(from, PAGE).await?;
-            let last = page.len() < PAGE;
-            all.extend(page);
-            if last {
-                return Ok(all);
-            }
-        }
-    }
-
-    /// At most `limit` of them, from number `from` on.
-    ///
-    /// # Errors
-    ///
-    /// What the engine says.
-    pub async fn page(&self, from: u64, limit: usize) -> Result<Vec<DeadLetter>> {
-        let (group, topic) = (Name::new(&self.group)?, self.topic.name().clone());
-        self.topic
-            .inner
-            .lane
-            .dead_letters(group, topic, from, limit)
-            .await
-    }
-
-    /// Brings back those with these numbers: delivered again in their original order per key, attempts from 1. Gives the
-    /// number that came back.
-    ///
-    /// # Errors
-    ///
-    /// What the engine says.
-    pub async fn redrive(&self, numbers: impl IntoIterator<Item = u64>) -> Result<u64> {
-        self.bring_back(Some(numbers.into_iter().collect())).await
-    }
-
-    /// Brings back all of them, as [`redrive`](DeadLetters::redrive) does.
-    ///
-    /// # Errors
-    ///
-    /// What the engine says.
-    pub async fn redrive_all(&self) -> Result<u64> {
-        self.bring_back(None).await
-    }
-
-    async fn bring_back(&self, numbers: Option<Vec<u64>>) -> Result<u64> {
-        let redrive = Redrive {
-            group: Name::new(&self.group)?,
-            topic: self.topic.name().clone(),
-            numbers,
-        };
-        self.topic.inner.lane.redrive(redrive).await
-    }
-
-    /// Reads a dead letter as the topic's type.
-    ///
-    /// # Errors
-    ///
-    /// `Rejected` (`undecodable`), which may be why it is here.
-    pub fn decode(&self, letter: &DeadLetter) -> Result<M> {
-        M::from_stored(&letter.message)
-    }
-}
-
-impl<M> fmt::Debug for DeadLetters<M> {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DeadLetters({} on {:?})", self.group, self.topic)
     }
 }

@@ -1,13 +1,15 @@
 //! The events lane, typed: topics that keep what happened, in order per key, for many readers.
 
 mod append;
+mod dead;
 mod group;
 mod read;
 mod topic;
 
 pub(crate) use append::Attrs;
 pub use append::{AppendAll, AppendOne, Appended, HeaderValue};
-pub use group::{DeadLetters, Group};
+pub use dead::DeadLetters;
+pub use group::Group;
 pub use read::{Event, KeyReader, Reader};
 pub use topic::{Topic, TopicBuilder};
 

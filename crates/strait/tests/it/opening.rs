@@ -183,13 +183,34 @@ impl Events for LessEvents {
         &self,
         group: strait::Name,
         topic: strait::Name,
+        filter: events::DeadFilter,
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<events::DeadLetter>>> {
-        self.0.dead_letters(group, topic, from, limit)
+        self.0.dead_letters(group, topic, filter, from, limit)
     }
-    fn redrive(&self, redrive: events::Redrive) -> Fut<Result<u64>> {
+    fn dead_summary(
+        &self,
+        group: strait::Name,
+        topic: strait::Name,
+        filter: events::DeadFilter,
+    ) -> Fut<Result<Vec<events::DeadSummary>>> {
+        self.0.dead_summary(group, topic, filter)
+    }
+    fn edit_dead(&self, edit: events::EditDead) -> Fut<Result<()>> {
+        self.0.edit_dead(edit)
+    }
+    fn remove_dead(&self, remove: events::RemoveDead) -> Fut<Result<u64>> {
+        self.0.remove_dead(remove)
+    }
+    fn redrive(&self, redrive: events::Redrive) -> Fut<Result<events::Redriven>> {
         self.0.redrive(redrive)
+    }
+    fn undo_redrive(&self, undo: events::UndoRedrive) -> Fut<Result<events::Undone>> {
+        self.0.undo_redrive(undo)
+    }
+    fn set_aside(&self, aside: events::SetAside) -> Fut<Result<u64>> {
+        self.0.set_aside(aside)
     }
 }
 

@@ -101,13 +101,13 @@ impl Parking {
         self.redriven.get(&offset).copied()
     }
 
-    pub(crate) fn redriven_len(&self) -> u64 {
-        self.redriven.len() as u64
+    /// The numbers of the dead letters that the messages from `first` up to `end` were.
+    pub(crate) fn redriven_in(&self, first: u64, end: u64) -> Vec<u64> {
+        self.redriven.range(first..end).map(|(_, n)| *n).collect()
     }
 
-    /// The first dead letter whose body is needed.
-    pub(crate) fn first_grave(&self) -> Option<u64> {
-        self.redriven.values().copied().min()
+    pub(crate) fn redriven_len(&self) -> u64 {
+        self.redriven.len() as u64
     }
 
     /// True while a message of this key waits before `offset`, or a dead letter of it holds the key.
