@@ -4,6 +4,7 @@ mod arrows;
 mod dead_files;
 mod documents;
 mod lengths;
+mod metrics;
 mod words;
 
 use crate::tree::{Finding, Tree};
@@ -31,6 +32,7 @@ pub(crate) fn run(root: &Path) -> Result<usize, String> {
     findings.extend(documents::check(&tree));
     findings.extend(dead_files::check(&tree));
     findings.extend(words::check(&tree));
+    findings.extend(metrics::check(&tree));
     let (lengths, too_long) = lengths::measure(&tree);
     findings.extend(too_long);
     findings.sort();

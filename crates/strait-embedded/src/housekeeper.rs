@@ -6,6 +6,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use metrics::histogram;
 use parking_lot::MutexGuard;
 use strait_core::Health;
 use tokio::sync::oneshot;
@@ -18,7 +19,9 @@ use crate::disk::io::is_full;
 use crate::disk::snapshot::{SnapshotHead, keep_newest, newest_len, replay_bound};
 use crate::disk::{File, LogPos, Open, SnapshotWriter};
 use crate::extents::{Extent, StreamId};
+use crate::gauges::Gauges;
 use crate::index::{self, SegmentIndex};
+use crate::metrics as names;
 use crate::shared::Shared;
 use crate::state::group::Group;
 use crate::state::{State, section};
@@ -47,6 +50,7 @@ pub(crate) struct Housekeeper {
     again: bool,
     /// The ballast, and its length.
     ballast: Option<(Arc<dyn File>, u64)>,
+    gauges: Gauges,
 }
 
 /// A checkpoint that is written and waits until what it holds is durable.
@@ -91,6 +95,7 @@ impl Housekeeper {
             next_retention: Duration::ZERO,
             again: false,
             ballast: None,
+            gauges: Gauges::default(),
         }
     }
 
@@ -102,6 +107,7 @@ impl Housekeeper {
             self.clean();
             self.checkpoint_if_due();
             self.reclaim();
+            self.set_gauges();
         }
         if let Err(error) = self.shared.pool.end_zeroing() {
             tracing::debug!("a spare segment is not kept: {error}");
@@ -116,8 +122,9 @@ impl Housekeeper {
             let retention = chores
                 .wants_cleanup()
                 .then(|| self.next_retention.saturating_sub(now));
+            let gauges = chores.gauges.then(|| self.gauges.next.saturating_sub(now));
             let again = self.again.then_some(AGAIN);
-            match retention.into_iter().chain(again).min() {
+            match retention.into_iter().chain(gauges).chain(again).min() {
                 Some(time) => {
                     self.shared.chore_bell.wait_for(&mut chores, time);
                 }
@@ -270,6 +277,19 @@ impl Housekeeper {
         Ok(())
     }
 
+    /// Sets the gauges, where something changed and it is time again.
+    fn set_gauges(&mut self) {
+        let now = self.shared.clock.now().monotonic;
+        let mut chores = self.shared.chores.lock();
+        if !chores.gauges || now < self.gauges.next {
+            return;
+        }
+        // What changes from here on is for the next time.
+        chores.gauges = false;
+        drop(chores);
+        self.gauges.update(&self.shared, now);
+    }
+
     /// Applies retention and looks for work for the cleaner, where a topic asks for it and it is time again.
     pub(crate) fn clean_up(&mut self) {
         let now = self.shared.clock.now();
@@ -380,12 +400,17 @@ impl Housekeeper {
     }
 
     fn checkpoint(&mut self) -> io::Result<()> {
+        let begun = Instant::now();
         let mut checkpoint = self.begin_checkpoint()?;
         while self.write_section(&mut checkpoint)? {}
         let (to, answer) = oneshot::channel();
         self.shared.push(Command::Sync(to), 0);
         match answer.blocking_recv() {
-            Ok(Ok(())) => self.finish_checkpoint(checkpoint),
+            Ok(Ok(())) => {
+                self.finish_checkpoint(checkpoint)?;
+                histogram!(names::CHECKPOINT_SECONDS).record(begun.elapsed());
+                Ok(())
+            }
             _ => Err(io::Error::other(
                 "the engine ended before the checkpoint was durable",
             )),

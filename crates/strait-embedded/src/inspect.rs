@@ -6,6 +6,7 @@ use std::path::Path;
 use strait_core::events::{GroupInfo, TopicInfo};
 use strait_core::{Error, Health, Kind, Result, codes};
 
+use crate::disk::cleaned::cleaned_id_of;
 use crate::disk::segment::{le_u32, segment_id};
 use crate::disk::snapshot::snapshot_seq;
 use crate::disk::{Disk, Open, RealDisk};
@@ -28,7 +29,7 @@ const VERSION_AT: usize = 8;
 pub struct FileInfo {
     /// Its name.
     pub name: String,
-    /// What it is, in a word: `segment`, `checkpoint`, `index`, `identity`, `lock`, `socket`, `unfinished`, `foreign`.
+    /// What it is, in a word: `segment`, `cleaned` (a segment that the cleaner made), `checkpoint`, `index`, `identity`, `lock`, `socket`, `unfinished`, `foreign`.
     pub kind: &'static str,
     /// Its length in bytes.
     pub bytes: u64,
@@ -122,6 +123,7 @@ fn kind_of(name: &str) -> &'static str {
         "SOCK" => "socket",
         name if name.ends_with(".tmp") => "unfinished",
         name if segment_id(name).is_some() => "segment",
+        name if cleaned_id_of(name).is_some() => "cleaned",
         name if snapshot_seq(name).is_some() => "checkpoint",
         name if index::segment_of(name).is_some() => "index",
         _ => "foreign",

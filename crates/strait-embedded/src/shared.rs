@@ -82,6 +82,8 @@ pub(crate) struct Chores {
     pub(crate) cleanup: bool,
     /// Something was removed since the cleaner looked last.
     pub(crate) freed: bool,
+    /// Something changed that gauges show.
+    pub(crate) gauges: bool,
     pub(crate) stop: bool,
 }
 
@@ -136,6 +138,7 @@ impl Shared {
                 tail_records: 0,
                 cleanup,
                 freed: false,
+                gauges: true,
                 stop: false,
             }),
             chore_bell: Condvar::new(),

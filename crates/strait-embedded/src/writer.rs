@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use metrics::{gauge, histogram};
+use metrics::{counter, histogram};
 use parking_lot::MutexGuard;
 use strait_core::Health;
 use strait_core::events::Durability;
@@ -15,6 +15,7 @@ use strait_core::events::Durability;
 use crate::command::{Command, Now};
 use crate::disk::{GroupBuf, Log, LogError, Placed};
 use crate::extents::StreamId;
+use crate::metrics as names;
 use crate::shared::{Shared, poisoned};
 use crate::turn::{Output, Turn, disk_full};
 
@@ -221,7 +222,7 @@ impl Writer {
         if self.out.fsync || self.out.sync && self.sync {
             let begun = Instant::now();
             self.log.sync()?;
-            histogram!("strait_fsync_seconds").record(begun.elapsed());
+            histogram!(names::FSYNC_SECONDS).record(begun.elapsed());
         }
         if self.out.sync {
             self.publish();
@@ -261,6 +262,7 @@ impl Writer {
         state.unplaced = false;
         drop(state);
         self.shared.placed.notify_one();
+        counter!(names::WRITTEN_BYTES).increment(placed.len);
         let mut chores = self.shared.chores.lock();
         chores.tail_bytes += placed.len;
         chores.tail_records += self.out.records;
@@ -272,7 +274,9 @@ impl Writer {
             || chores.tail_records >= options.checkpoint_records;
         let ask = (due && !chores.checkpoint)
             || (self.out.cleanup && !chores.cleanup)
-            || (self.out.freed && !chores.freed);
+            || (self.out.freed && !chores.freed)
+            || !chores.gauges;
+        chores.gauges = true;
         chores.checkpoint |= due;
         chores.cleanup |= self.out.cleanup;
         chores.freed |= self.out.freed;
@@ -313,14 +317,6 @@ impl Writer {
 
     fn seal(&mut self) -> Result<(), LogError> {
         self.unsealed = None;
-        let bytes: u64 = self
-            .shared
-            .pool
-            .segments()
-            .iter()
-            .map(|segment| segment.len)
-            .sum();
-        gauge!("strait_log_bytes").set(bytes as f64);
         let sealed = self.log.sync().and_then(|()| self.log.seal());
         match sealed {
             // Without space the proof waits for the next group.

@@ -1,17 +1,6 @@
-//! The names of all metrics, and where they are counted. Nothing is exported unless the program installs a recorder of the
+//! The names of the metrics of appending and handling, and where they are counted. What each means stands in one table with
+//! those of the engine, `docs/metrics.md`. Nothing is exported unless the program installs a recorder of the
 //! [`metrics`](https://docs.rs/metrics) facade. Install it before the first topic: handles on counters are looked up once.
-//!
-//! | metric | type | labels | counts |
-//! |---|---|---|---|
-//! | `strait_messages_appended_total` | counter | topic | messages acknowledged to this process |
-//! | `strait_messages_handled_total` | counter | topic, group, verdict | handlings that ended, by verdict: `done`, `retry`, `dead`, `released`, `seen` |
-//! | `strait_handler_seconds` | histogram | topic, group | time in the handler |
-//! | `strait_handler_panics_total` | counter | topic, group | handlings that ended in a panic |
-//! | `strait_undecodable_total` | counter | topic, group | messages that could not be decoded |
-//! | `strait_effects_total` | counter | topic, group | messages sent by handlers, at their commit |
-//! | `strait_fenced_total` | counter | topic, group | commits that came after their lease was lost |
-//! | `strait_leases_lost_total` | counter | topic, group | leases found lost while they were extended |
-//! | `strait_commit_seconds` | histogram | topic, group | time from handing a commit to the engine until it is durable |
 
 use metrics::{Counter, Histogram, counter, histogram};
 use strait_core::Name;

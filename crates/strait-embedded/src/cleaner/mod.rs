@@ -278,7 +278,7 @@ impl Job {
         let len = output.writer.finish()?;
         shared.pool.adopt(id, len);
         self.outputs.insert(id);
-        counter!("strait_cleaned_bytes_total").increment(len);
+        counter!(crate::metrics::CLEANED_BYTES).increment(len);
         Ok(())
     }
 

@@ -137,7 +137,7 @@ impl Turn<'_> {
         let numbers: Vec<u64> = old.take(SLICE).collect();
         let topic = self.state.topics.get(&group.topic);
         let topic = topic.map_or_else(String::new, |topic| topic.name.to_string());
-        counter!("strait_dead_expired_total", "group" => group.name.to_string(), "topic" => topic)
+        counter!(crate::metrics::DEAD_EXPIRED, "group" => group.name.to_string(), "topic" => topic)
             .increment(numbers.len() as u64);
         self.change_many(id, &numbers, |numbers| DeadChange::Remove { numbers });
         self.wake(id);
