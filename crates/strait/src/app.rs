@@ -9,6 +9,7 @@ use strait_core::{Error, Kind, Needs, Offer, Result};
 use tokio::sync::watch;
 use tokio::task::JoinSet;
 
+use crate::alarm::{self, Alarm, Watching};
 use crate::consume::Consume;
 use crate::extract::{Setup, States};
 use crate::guarantee::Guarantee;
@@ -41,6 +42,7 @@ pub struct App {
     strait: Strait,
     states: States,
     consumers: Vec<Consume>,
+    alarms: Vec<Alarm>,
     grace: Duration,
 }
 
@@ -50,6 +52,7 @@ impl App {
             strait,
             states: States::default(),
             consumers: Vec::new(),
+            alarms: Vec::new(),
             grace: GRACE,
         }
     }
@@ -64,6 +67,13 @@ impl App {
     /// Adds a consumer.
     pub fn serve(mut self, consumer: Consume) -> Self {
         self.consumers.push(consumer);
+        self
+    }
+
+    /// Adds an alarm over the groups of the engine, also those of other apps. It is watched while the app runs, beside the one
+    /// of the [configuration](crate::config).
+    pub fn alarm(mut self, alarm: Alarm) -> Self {
+        self.alarms.push(alarm);
         self
     }
 
@@ -94,6 +104,8 @@ impl App {
     pub async fn start(self) -> Result<Running> {
         let (report, needs) = self.examine().await?;
         needs.into_result()?;
+        let alarms = self.alarms.iter().map(Alarm::check);
+        let alarms = alarms.collect::<Result<Vec<_>>>()?;
         for topic in self
             .consumers
             .iter()
@@ -115,12 +127,18 @@ impl App {
         for member in members {
             tasks.spawn(member.run());
         }
+        let mut watching = Vec::new();
+        for alarm in alarms {
+            watching.push(alarm::watch(alarm, self.strait.events_lane()?.clone()));
+        }
+        let configured = self.strait.watch_configured()?;
         Ok(Running {
             report,
             stop,
             tasks,
             grace: self.grace,
             _leases: leases,
+            _alarms: (watching, configured),
         })
     }
 
@@ -336,6 +354,7 @@ pub struct Running {
     tasks: JoinSet<Result<()>>,
     grace: Duration,
     _leases: LeaseThread,
+    _alarms: (Vec<Watching>, Option<Arc<Watching>>),
 }
 
 impl Running {

@@ -15,6 +15,17 @@
 //! cleaner_share = 25         # percent of the time that the cleaner may use the disk
 //! listen = true              # answer other processes that open the directory
 //! wait_for_lock = "30s"      # where another process has the directory and does not share it
+//!
+//! [alarm]                    # watched while an app runs or `strait dev` does; see `strait::alarm`
+//! dead_letters = 100         # at least one limit
+//! parked = 10000
+//! lag = 1000000
+//! age = "10m"
+//! url = "http://127.0.0.1:9000/alarms"  # where to post to, or:
+//! # command = ["./page.sh", "--urgent"] # what to run, from where the process runs
+//! groups = ["billing"]       # only these; all unless it is said
+//! allow_hosts = ["hooks.internal"]  # hosts that `url` may name beside this machine
+//! every = "10s"              # how often to look
 //! ```
 //!
 //! Unknown keys are refused with their name and line. Durations are text: `500ms`, `30s`, `10m`, `24h`, `7d`.
@@ -28,6 +39,7 @@ use serde::Deserialize;
 use serde::de::{self, Deserializer};
 use strait_core::{Error, Kind, Result};
 
+use crate::alarm::{Alarm, Checked};
 use crate::open::{EngineOptions, Strait, open_target};
 use crate::target::Target;
 
@@ -36,6 +48,7 @@ use crate::target::Target;
 pub struct Config {
     target: Target,
     engine: EngineOptions,
+    alarm: Option<Checked>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -44,6 +57,54 @@ struct File {
     url: Option<String>,
     #[serde(default)]
     engine: EngineTable,
+    alarm: Option<AlarmTable>,
+}
+
+#[derive(Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct AlarmTable {
+    dead_letters: Option<u64>,
+    parked: Option<u64>,
+    lag: Option<u64>,
+    #[serde(default, deserialize_with = "duration")]
+    age: Option<Duration>,
+    url: Option<String>,
+    command: Option<Vec<String>>,
+    #[serde(default)]
+    groups: Vec<String>,
+    #[serde(default)]
+    allow_hosts: Vec<String>,
+    #[serde(default, deserialize_with = "duration")]
+    every: Option<Duration>,
+}
+
+impl AlarmTable {
+    fn checked(self) -> Result<Checked> {
+        let mut alarm = match (self.url, self.command) {
+            (Some(url), None) => Alarm::post(url),
+            (None, Some(command)) => Alarm::command(command),
+            _ => {
+                let why = "`alarm` needs either `url` or `command`, which say who is told";
+                return Err(config_error(why));
+            }
+        };
+        let limit = |alarm: Alarm, value: Option<u64>, set: fn(Alarm, u64) -> Alarm| match value {
+            Some(value) => set(alarm, value),
+            None => alarm,
+        };
+        alarm = limit(alarm, self.dead_letters, Alarm::dead_letters);
+        alarm = limit(alarm, self.parked, Alarm::parked);
+        alarm = limit(alarm, self.lag, Alarm::lag);
+        if let Some(age) = self.age {
+            alarm = alarm.age(age);
+        }
+        if let Some(every) = self.every {
+            alarm = alarm.every(every);
+        }
+        alarm = self.groups.into_iter().fold(alarm, Alarm::group);
+        alarm = self.allow_hosts.into_iter().fold(alarm, Alarm::allow_host);
+        alarm.check()
+    }
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -121,6 +182,7 @@ impl Config {
         Ok(Config {
             target,
             engine: file.engine.options(),
+            alarm: file.alarm.map(AlarmTable::checked).transpose()?,
         })
     }
 
@@ -130,7 +192,11 @@ impl Config {
     ///
     /// As for [`Strait::open`].
     pub async fn open(self) -> Result<Strait> {
-        open_target(self.target, self.engine).await
+        let strait = open_target(self.target, self.engine).await?;
+        Ok(match self.alarm {
+            Some(alarm) => strait.with_alarm(alarm),
+            None => strait,
+        })
     }
 }
 

@@ -108,6 +108,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
+pub mod alarm;
 mod app;
 mod backoff;
 pub mod config;
@@ -130,6 +131,7 @@ mod trace;
 
 use std::time::Duration;
 
+pub use alarm::Alarm;
 pub use app::{App, Running, shutdown_signal};
 pub use backoff::Backoff;
 pub use consume::{Consume, Undecodable};

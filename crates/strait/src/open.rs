@@ -2,13 +2,15 @@
 
 use std::fmt;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use strait_core::events::Events as EventsLane;
 use strait_core::{Engine, Error, Health, Result};
 use tokio::sync::{Semaphore, watch};
 
+use crate::alarm::{self, Checked, Watching};
 use crate::app::App;
 use crate::events::Events;
 #[cfg(feature = "embedded")]
@@ -50,6 +52,14 @@ struct Inner {
     engine: Arc<dyn Engine>,
     events: Option<Arc<dyn EventsLane>>,
     budget: Arc<Semaphore>,
+    configured: Configured,
+}
+
+/// The alarm of the configuration: one of the running apps watches it.
+#[derive(Default)]
+struct Configured {
+    alarm: Option<Checked>,
+    watched: Mutex<Weak<Watching>>,
 }
 
 impl Strait {
@@ -119,8 +129,41 @@ impl Strait {
                 engine,
                 events,
                 budget,
+                configured: Configured::default(),
             }),
         }
+    }
+
+    /// The same engine, with an alarm that running apps watch.
+    pub(crate) fn with_alarm(self, alarm: Checked) -> Self {
+        let inner = &self.inner;
+        Strait {
+            inner: Arc::new(Inner {
+                engine: inner.engine.clone(),
+                events: inner.events.clone(),
+                budget: inner.budget.clone(),
+                configured: Configured {
+                    alarm: Some(alarm),
+                    watched: Mutex::default(),
+                },
+            }),
+        }
+    }
+
+    /// Watches the alarm of the configuration as long as one of those who called this lives; `None` without one.
+    pub(crate) fn watch_configured(&self) -> Result<Option<Arc<Watching>>> {
+        let configured = &self.inner.configured;
+        let Some(alarm) = &configured.alarm else {
+            return Ok(None);
+        };
+        let lane = self.events_lane()?.clone();
+        let mut watched = configured.watched.lock();
+        if let Some(watching) = watched.upgrade() {
+            return Ok(Some(watching));
+        }
+        let watching = Arc::new(alarm::watch(alarm.clone(), lane));
+        *watched = Arc::downgrade(&watching);
+        Ok(Some(watching))
     }
 
     /// The events lane: facts that happened, kept and replayable.

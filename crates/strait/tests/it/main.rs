@@ -2,6 +2,7 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used)]
 
+mod alarms;
 mod app;
 mod appending;
 mod events;
