@@ -3,7 +3,9 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
-use crate::command::{consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify};
+use crate::command::{
+    backup, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
+};
 use crate::dev::DevArgs;
 
 /// Async messaging on one machine: durable events, consumer groups, retries, dead letters.
@@ -101,6 +103,10 @@ pub(crate) enum Command {
     /// Measure on this machine, against a bare log in the same run
     #[command(subcommand)]
     Bench(BenchCommand),
+    /// Copy a data directory while it is in use
+    Backup(backup::BackupArgs),
+    /// Make a data directory of a backup, every byte checked
+    Restore(backup::RestoreArgs),
     /// Check every byte of a data directory, without changing it
     Verify(verify::VerifyArgs),
     /// Show what the files of a data directory hold, without changing it

@@ -21,7 +21,9 @@ use std::process::ExitCode;
 use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
-use command::{Ctx, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify};
+use command::{
+    Ctx, backup, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
+};
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
 use out::Out;
@@ -86,6 +88,8 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Group(command) => group::run(command, ctx).await,
         Command::Dlq(command) => dlq::run(command, ctx).await,
         Command::Bench(BenchCommand::Events(args)) => bench::run(args, ctx).await,
+        Command::Backup(args) => backup::backup(args, ctx).await,
+        Command::Restore(args) => backup::run_restore(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),
         Command::Explain(args) => explain::run(&args, &ctx.out),
         Command::Inspect(args) => inspect::run(args, ctx),

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::future::Future;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
@@ -12,6 +13,7 @@ use tokio::sync::watch;
 use crate::delivery::{Arrival, Fence, Shard};
 use crate::error::{Error, Kind, Result, codes};
 use crate::events::Events;
+use crate::time::Timestamp;
 use crate::unit::{Claim, Claimed, Outcome, Unit};
 
 /// A boxed future: one allocation per call, never per message.
@@ -38,6 +40,19 @@ pub enum Health {
     Down(Arc<str>),
     /// It takes nothing more: closed or poisoned.
     Ended(Arc<str>),
+}
+
+/// A backup that was taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Backup {
+    /// The last commit that is in it: everything acknowledged before it was asked for, and maybe more.
+    pub sequence: u64,
+    /// When it was taken.
+    pub taken: Timestamp,
+    /// Its files.
+    pub files: u64,
+    /// Their bytes.
+    pub bytes: u64,
 }
 
 /// The lanes that an engine offers.
@@ -87,6 +102,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
 
     /// Asks the idempotency ledger. `Unsupported` on engines without one.
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>>;
+
+    /// Copies all that is durable now into the directory `to` of the engine's own machine, while it goes on working: what a
+    /// restore makes of it equals the state at [`Backup::sequence`]. `to` is an absolute path; it must be empty or not
+    /// there (`Conflict`). After an error nothing is left in it. `Unsupported` on engines that are not a directory.
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>>;
 
     /// Ends the engine: waits at most `grace` for what is under way.
     fn close(&self, grace: Duration) -> Fut<()>;

@@ -321,8 +321,13 @@ pub mod codes {
     /// A record without a key on a topic that is compacted by key.
     pub const NO_KEY: &str = "no_key";
 
+    /// The directory is a backup: it is restored, not opened.
+    pub const IS_BACKUP: &str = "is_backup";
+    /// A backup, or a copy of it, lacks something or has changed.
+    pub const BAD_BACKUP: &str = "bad_backup";
+
     /// Every code, for tables and tests.
-    pub const ALL: [&str; 20] = [
+    pub const ALL: [&str; 22] = [
         OFFSET_GONE,
         FENCED,
         LOCKED,
@@ -343,5 +348,7 @@ pub mod codes {
         READ_ONLY,
         UNDECODABLE,
         NO_KEY,
+        IS_BACKUP,
+        BAD_BACKUP,
     ];
 }

@@ -1,7 +1,7 @@
 //! The engine as users open it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
@@ -10,11 +10,12 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use strait_core::events::Durability;
 use strait_core::{
-    Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Outgoing, Result,
-    Unit,
+    Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Outgoing,
+    Result, Unit,
 };
 use tokio::sync::{oneshot, watch};
 
+use crate::backup;
 use crate::command::{Answer, Command, Prepared};
 use crate::disk::{LockGuard, RealDisk};
 use crate::events::check_size;
@@ -151,7 +152,11 @@ impl Embedded {
         threads: Vec<JoinHandle<()>>,
         lock: Option<LockGuard>,
     ) -> Arc<Embedded> {
-        let id = EngineId(format!("embedded:{:032x}", shared.identity).into());
+        let id = match shared.copy {
+            0 => format!("embedded:{:032x}", shared.identity),
+            copy => format!("embedded:{:032x}-{copy:032x}", shared.identity),
+        };
+        let id = EngineId(id.into());
         let inner = Inner {
             shared,
             id,
@@ -300,6 +305,35 @@ impl Engine for Embedded {
                     return Ok(claimed);
                 }
             }
+        })
+    }
+
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        let inner = self.inner.clone();
+        Box::pin(async move {
+            inner.shared.check_alive()?;
+            if inner.shared.options.durability == Durability::Memory {
+                let text = "`memory:` keeps nothing: it has no backups";
+                return Err(Error::unsupported(text, "open a directory: `file:DIR`"));
+            }
+            if !to.is_absolute() {
+                let text = format!(
+                    "a backup goes to an absolute path, not to `{}`",
+                    to.display()
+                );
+                return Err(Error::new(Kind::Rejected, text)
+                    .next("name the whole path, on the machine of the engine"));
+            }
+            let (answer, done) = oneshot::channel();
+            let spawned = std::thread::Builder::new()
+                .name("strait-backup".to_owned())
+                .spawn(move || {
+                    // Who does not wait any more does not want to know.
+                    let _ = answer.send(backup::take(&inner.shared, &to));
+                });
+            spawned.map_err(|error| Error::io("cannot start a thread", error))?;
+            done.await
+                .unwrap_or_else(|_| Err(Error::closed("the backup")))
         })
     }
 

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 
 use metrics::histogram;
 use parking_lot::MutexGuard;
-use strait_core::Health;
+use strait_core::{Error, Health};
 use tokio::sync::oneshot;
 
 use crate::cleaner::{Cleaner, Copied, Step};
@@ -59,6 +59,10 @@ pub(crate) struct Checkpoint {
     writer: SnapshotWriter,
     /// Sections that are not written yet.
     rest: VecDeque<(u16, u64)>,
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
 }
 
 /// True when the index knows all of these batches.
@@ -390,7 +394,17 @@ impl Housekeeper {
         if !self.shared.chores.lock().checkpoint {
             return;
         }
-        if let Err(error) = self.with_ballast(Housekeeper::checkpoint) {
+        let waiting = std::mem::take(&mut self.shared.chores.lock().waiting);
+        let done = self.with_ballast(Housekeeper::checkpoint);
+        for waits in waiting {
+            let told = match &done {
+                Ok(()) => Ok(()),
+                Err(error) => Err(Error::io("no checkpoint can be taken", copy_of(error))),
+            };
+            // Who does not wait any more does not want to know.
+            let _ = waits.send(told);
+        }
+        if let Err(error) = done {
             // What cannot be written at all is not tried again and again; the rest is, as space depends on it.
             if error.kind() != io::ErrorKind::InvalidInput && self.shared.check_alive().is_ok() {
                 self.shared.chores.lock().checkpoint = true;

@@ -6,6 +6,7 @@ use std::path::Path;
 use strait_core::events::{GroupInfo, TopicInfo};
 use strait_core::{Error, Health, Kind, Result, codes};
 
+use crate::backup::MANIFEST;
 use crate::disk::cleaned::cleaned_id_of;
 use crate::disk::segment::{le_u32, segment_id};
 use crate::disk::snapshot::snapshot_seq;
@@ -29,7 +30,7 @@ const VERSION_AT: usize = 8;
 pub struct FileInfo {
     /// Its name.
     pub name: String,
-    /// What it is, in a word: `segment`, `cleaned` (a segment that the cleaner made), `checkpoint`, `index`, `identity`, `lock`, `socket`, `unfinished`, `foreign`.
+    /// What it is, in a word: `segment`, `cleaned` (a segment that the cleaner made), `checkpoint`, `index`, `identity`, `manifest` (of a backup), `lock`, `socket`, `unfinished`, `foreign`.
     pub kind: &'static str,
     /// Its length in bytes.
     pub bytes: u64,
@@ -119,6 +120,7 @@ fn file_info(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<FileInfo> {
 fn kind_of(name: &str) -> &'static str {
     match name {
         "IDENTITY" => "identity",
+        MANIFEST => "manifest",
         "LOCK" => "lock",
         "SOCK" => "socket",
         name if name.ends_with(".tmp") => "unfinished",

@@ -29,6 +29,7 @@
 #![deny(unsafe_code)]
 
 mod again;
+mod backup;
 mod by_key;
 mod cleaner;
 mod codec;
@@ -62,6 +63,7 @@ mod turn;
 mod verify;
 mod writer;
 
+pub use backup::{Restored, restore};
 pub use engine::{Embedded, Opened};
 pub use inspect::{FORMAT, FileInfo, Inspection, check_formats, files, inspect};
 pub use options::Options;

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use strait_core::events::Durability;
 use strait_core::{Error, Kind, Result, codes};
 
+use crate::backup::MANIFEST;
 use crate::cleaner::adopt;
 use crate::codec::Reader;
 use crate::disk::group::MAX_GROUP;
@@ -56,12 +57,14 @@ pub(crate) fn open_with(
     check_memory(&options, &log_options)?;
     let begun = options.clock.monotonic();
     let clock = EngineClock::new(options.clock.clone());
+    refuse_backup(&*disk)?;
     let identity = identity::load_or_create(&*disk, log_options.identity).map_err(open_error)?;
     let mut state = State::default();
     let mut opened = Opened {
         warnings,
         ..Opened::default()
     };
+    let copy = identity::load_copy(&*disk).map_err(open_error)?;
     let from = load_snapshot(&mut state, &*disk, identity, &mut opened)?;
     let mut visit = |group: RecoveredGroup<'_>| replay(&mut state, &group);
     let log_options = LogOptions {
@@ -97,6 +100,7 @@ pub(crate) fn open_with(
         pool: log.pool().clone(),
         disk,
         identity,
+        copy,
         clock,
         options,
         durable: log.position(),
@@ -109,6 +113,21 @@ pub(crate) fn open_with(
         log,
         opened,
     })
+}
+
+/// A backup is restored, not opened: what was written into it would be in no copy.
+fn refuse_backup(disk: &dyn Disk) -> Result<()> {
+    let names = disk.list();
+    let names = names.map_err(|error| Error::io("cannot list the data directory", error))?;
+    if !names.iter().any(|name| name == MANIFEST) {
+        return Ok(());
+    }
+    Err(Error::new(
+        Kind::Config,
+        "the directory is a backup, not a data directory",
+    )
+    .code(codes::IS_BACKUP)
+    .next("restore it: `strait restore BACKUP DIR`, or look at it: `file:BACKUP?read_only=true`"))
 }
 
 /// A unit must fit a group of the log, whatever the limits of messages are.
@@ -260,7 +279,7 @@ fn begin_incarnation(state: &mut State, log: &mut Log) -> Result<()> {
     Ok(())
 }
 
-fn random() -> u64 {
+pub(crate) fn random() -> u64 {
     RandomState::new().hash_one("strait")
 }
 

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use strait_core::{Error, Health, Kind, Result};
 
 use crate::cleaner::adopt;
+use crate::disk::identity;
 use crate::disk::recover::intact::{self, Intact};
 use crate::disk::verify::identity_of;
 use crate::disk::{Disk, LockGuard, LogOptions, LogPos, OpenError, RealDisk, RecoveredGroup};
@@ -80,11 +81,13 @@ fn start(
         offset: 0,
         seq: report.last_seq + 1,
     };
+    let copy = identity::load_copy(&*disk).unwrap_or_default();
     let shared = Arc::new(Shared::new(Parts {
         state,
         pool,
         disk,
         identity,
+        copy,
         clock,
         options,
         durable,

@@ -29,6 +29,8 @@ pub(crate) struct Shared {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) identity: u128,
+    /// The number of this copy of the directory; 0 for the original.
+    pub(crate) copy: u128,
     pub(crate) fingerprint: Fingerprint,
     pub(crate) indexes: Indexes,
     pub(crate) waypoints: Waypoints,
@@ -52,6 +54,7 @@ pub(crate) struct Parts {
     pub(crate) disk: Arc<dyn Disk>,
     pub(crate) pool: Arc<Pool>,
     pub(crate) identity: u128,
+    pub(crate) copy: u128,
     pub(crate) clock: EngineClock,
     pub(crate) options: Options,
     pub(crate) durable: LogPos,
@@ -75,6 +78,8 @@ pub(crate) struct Chores {
     /// The log moved on to another segment, or is short of space.
     pub(crate) pool: bool,
     pub(crate) checkpoint: bool,
+    /// Who waits for a checkpoint that begins from now on.
+    pub(crate) waiting: Vec<oneshot::Sender<Result<()>>>,
     /// Bytes and commit records since the last checkpoint.
     pub(crate) tail_bytes: u64,
     pub(crate) tail_records: u64,
@@ -106,6 +111,7 @@ impl Shared {
             disk,
             pool,
             identity,
+            copy,
             clock,
             options,
             durable,
@@ -121,6 +127,7 @@ impl Shared {
             disk,
             pool,
             identity,
+            copy,
             fingerprint: Fingerprint::new(identity),
             indexes: Indexes::default(),
             waypoints: Waypoints::default(),
@@ -134,6 +141,7 @@ impl Shared {
                 active: durable.segment,
                 pool: true,
                 checkpoint: false,
+                waiting: Vec::new(),
                 tail_bytes: 0,
                 tail_records: 0,
                 cleanup,

@@ -5,9 +5,10 @@
 use std::io;
 use std::sync::Arc;
 
-use strait_core::Result;
+use strait_core::{Backup, Error, Result};
 use tokio::sync::oneshot;
 
+use crate::backup;
 use crate::command::Command;
 use crate::disk::{Disk, LogOptions};
 use crate::engine::{Embedded, Opened};
@@ -130,12 +131,26 @@ impl Stepped {
         }
     }
 
+    /// Takes a backup onto another disk, with a checkpoint for it. Not while one is under way.
+    pub fn backup(&mut self, to: &dyn Disk) -> Result<Backup> {
+        let taken = self.begin_checkpoint();
+        taken
+            .and_then(|()| self.finish_checkpoint())
+            .map_err(|error| Error::io("no checkpoint can be taken", error))?;
+        backup::take_to(&self.shared, to, &|_| Ok(()))
+    }
+
     /// Closes the engine in order, as the end of its threads does.
     pub fn close(mut self) {
         self.shared.stop();
         self.checkpoint = None;
         self.writer.finish();
     }
+}
+
+/// Makes a data directory on one disk of the backup on another.
+pub fn restore(backup: &dyn Disk, to: &dyn Disk) -> Result<()> {
+    backup::restore_from(backup, Some(to)).map(|_| ())
 }
 
 impl Drop for Stepped {

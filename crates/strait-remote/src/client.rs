@@ -1,12 +1,13 @@
 //! The client: an engine that is somewhere else.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::GroupSpec;
 use strait_core::{
-    Claim, Claimed, Consumer, Engine, EngineId, Error, Fut, Health, Lanes, Outcome, Result, Unit,
+    Backup, Claim, Claimed, Consumer, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome,
+    Result, Unit,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
@@ -186,6 +187,17 @@ impl Engine for Client {
 
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         self.call(kind::CLAIM, Effects::Repeatable, &claim)
+    }
+
+    /// On the machine of the engine at the other end.
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        match to.to_str() {
+            Some(to) => self.call(kind::BACKUP, Effects::Once, &to.to_owned()),
+            None => {
+                let text = format!("the path `{}` is not UTF-8", to.display());
+                Box::pin(std::future::ready(Err(Error::new(Kind::Rejected, text))))
+            }
+        }
     }
 
     /// Closes the connection; the engine at the other end stays open.

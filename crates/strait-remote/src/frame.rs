@@ -85,6 +85,8 @@ pub(crate) mod kind {
         EXTEND = 0x22, "extend";
         /// A receipt was dropped unsettled.
         ABANDON = 0x23, "abandon";
+        /// `Engine::backup`.
+        BACKUP = 0x24, "backup";
         /// `Events::declare`.
         DECLARE = 0x30, "declare";
         /// `Events::alter`.

@@ -1,14 +1,15 @@
 //! An engine that outlives the connection to it.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use strait_core::events::{Caps, Events};
 use strait_core::{
-    Claim, Claimed, Effect, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Result,
-    Unit,
+    Backup, Claim, Claimed, Effect, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome,
+    Result, Unit,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -290,6 +291,11 @@ impl Engine for Reconnect {
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         let again = move |current: &Current| Ok(current.engine.claim(claim.clone()));
         Box::pin(self.clone().again(Effects::Repeatable, again))
+    }
+
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        let again = move |current: &Current| Ok(current.engine.backup(to.clone()));
+        Box::pin(self.clone().again(Effects::Once, again))
     }
 
     fn close(&self, grace: Duration) -> Fut<()> {

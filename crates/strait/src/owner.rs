@@ -8,7 +8,8 @@ use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
 use strait_core::{
-    Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Result, Unit, codes,
+    Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Result,
+    Unit, codes,
 };
 use strait_embedded::Embedded;
 use strait_remote::{
@@ -239,6 +240,10 @@ impl Engine for Owner {
         self.engine.claim(claim)
     }
 
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        self.engine.backup(to)
+    }
+
     /// First the door, so that others are told and their writes answered; then the engine, which lets go of the lock.
     fn close(&self, grace: Duration) -> Fut<()> {
         let door = self.door.lock().take();
@@ -274,6 +279,10 @@ impl Engine for Shared {
 
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         self.engine.claim(claim)
+    }
+
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        self.engine.backup(to)
     }
 
     fn close(&self, grace: Duration) -> Fut<()> {

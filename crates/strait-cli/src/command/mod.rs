@@ -1,5 +1,6 @@
 //! One file per command.
 
+pub(crate) mod backup;
 pub(crate) mod consume;
 pub(crate) mod dlq;
 pub(crate) mod explain;

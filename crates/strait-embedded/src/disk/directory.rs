@@ -11,7 +11,7 @@ use super::segment::{SegmentHeader, segment_id, segment_name};
 
 /// Files with these names are not the log's but belong into a data directory. `lost+found` is made by the file system
 /// where a directory is a mount point.
-const NAMES: [&str; 4] = ["IDENTITY", "LOCK", "SOCK", "lost+found"];
+const NAMES: [&str; 5] = ["IDENTITY", "BACKUP", "LOCK", "SOCK", "lost+found"];
 const PREFIXES: [&str; 3] = ["snap-", "ext-", "clean-"];
 
 /// A segment that replay may need.

@@ -1,6 +1,8 @@
-//! The file `IDENTITY`: a number that every file of a data directory bears, so that files do not mix.
+//! The file `IDENTITY`: a number that every file of a data directory bears, so that files do not mix, and the number of
+//! the copy: 0 where the directory was made, random in each one that was restored from a backup. Copies are told apart by
+//! it, while their files bear the identity that they were written with.
 //!
-//! Layout, version 1 (little endian): `"STRAITID" | version u32 | crc u32 = crc32c of the identity | identity u128`.
+//! Layout, version 1 (little endian): `"STRAITID" | version u32 | crc u32 = crc32c of [16..48] | identity u128 | copy u128`.
 
 use std::io::{self, IoSlice};
 
@@ -14,7 +16,7 @@ pub const IDENTITY: &str = "IDENTITY";
 const TMP: &str = "IDENTITY.tmp";
 const MAGIC: &[u8; 8] = b"STRAITID";
 const VERSION: u32 = 1;
-const LEN: usize = 32;
+const LEN: usize = 48;
 
 /// Reads the identity of the directory, or makes `fresh` (random) its identity when it holds no log yet.
 ///
@@ -34,12 +36,25 @@ pub fn load_or_create(disk: &dyn Disk, fresh: u128) -> Result<u128, OpenError> {
             ),
         });
     }
-    create(disk, &names, fresh).map_err(|e| OpenError::io("make", IDENTITY, e))?;
+    if names.iter().any(|name| name == TMP) {
+        let removed = disk.remove(TMP);
+        removed.map_err(|e| OpenError::io("remove", TMP, e))?;
+    }
+    write(disk, fresh, 0).map_err(|e| OpenError::io("make", IDENTITY, e))?;
     Ok(fresh)
 }
 
 /// Reads the identity of the directory; `None` without the file.
 pub fn load(disk: &dyn Disk) -> Result<Option<u128>, OpenError> {
+    load_both(disk).map(|both| both.map(|(identity, _)| identity))
+}
+
+/// Reads the number of the copy; 0 for an original, and without the file.
+pub fn load_copy(disk: &dyn Disk) -> Result<u128, OpenError> {
+    load_both(disk).map(|both| both.map_or(0, |(_, copy)| copy))
+}
+
+fn load_both(disk: &dyn Disk) -> Result<Option<(u128, u128)>, OpenError> {
     let failed = |e| OpenError::io("read", IDENTITY, e);
     let file = match disk.open(IDENTITY, Open::Existing) {
         Err(e) if e.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -66,18 +81,18 @@ pub fn load(disk: &dyn Disk) -> Result<Option<u128>, OpenError> {
             why: "it is not a whole identity file".into(),
         });
     }
-    Ok(Some(le_u128(&bytes, 16)))
+    Ok(Some((le_u128(&bytes, 16), le_u128(&bytes, 32))))
 }
 
-fn create(disk: &dyn Disk, names: &[String], identity: u128) -> io::Result<()> {
-    if names.iter().any(|name| name == TMP) {
-        disk.remove(TMP)?;
-    }
+/// Writes the file, durably; there must be none.
+pub(crate) fn write(disk: &dyn Disk, identity: u128, copy: u128) -> io::Result<()> {
     let mut bytes = [0; LEN];
     bytes[0..8].copy_from_slice(MAGIC);
     bytes[8..12].copy_from_slice(&VERSION.to_le_bytes());
-    bytes[12..16].copy_from_slice(&crc32c(&identity.to_le_bytes()).to_le_bytes());
     bytes[16..32].copy_from_slice(&identity.to_le_bytes());
+    bytes[32..48].copy_from_slice(&copy.to_le_bytes());
+    let crc = crc32c(&bytes[16..]);
+    bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     let file = disk.open(TMP, Open::CreateNew)?;
     file.write_all_at(&[IoSlice::new(&bytes)], 0)?;
     file.sync_data()?;

@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -12,8 +13,8 @@ use strait_core::events::{
     Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
 };
 use strait_core::{
-    Arrival, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut, Health, Lanes,
-    Message, Name, Outcome, Position, Result, Sent, Shard, Source, Unit,
+    Arrival, Backup, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut,
+    Health, Lanes, Message, Name, Outcome, Position, Result, Sent, Shard, Source, Unit,
 };
 use tokio::sync::watch;
 
@@ -169,6 +170,9 @@ impl Engine for Bent {
     }
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         self.bend.claim(&self.to, claim)
+    }
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        self.to.engine.backup(to)
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.bend.close(&self.to, grace)

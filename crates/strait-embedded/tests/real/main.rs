@@ -3,6 +3,7 @@
 //!
 //! `STRAIT_KILL_ROUNDS=n` sets how often the loop kills its child.
 
+mod backup;
 mod bad_input;
 mod bounds;
 mod by_key;

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Instant;
 
 mod audit;
+mod backup;
 mod consume;
 mod drain;
 mod model;

@@ -741,6 +741,10 @@ impl World {
     fn keep_house(&mut self) {
         let checkpointing = self.engine().is_checkpointing();
         let done = match (checkpointing, self.rng.below(4)) {
+            (false, 0..3) if self.rng.one_in(12) => {
+                self.back_up();
+                Ok(())
+            }
             (false, 0..3) => {
                 note!("housekeeping");
                 self.engine().keep();

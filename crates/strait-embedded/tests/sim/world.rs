@@ -390,7 +390,7 @@ impl World {
 }
 
 /// Polls once, with a waker that does nothing.
-fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+pub(crate) fn poll<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
     match Pin::new(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(value) => Some(value),
         Poll::Pending => None,

@@ -59,7 +59,7 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
             }
         }
         kind::LEAVE => conn.leave_after(id, read(payload)?),
-        kind::COMMIT..=kind::ABANDON | kind::DECLARE..=kind::SET_ASIDE => {
+        kind::COMMIT..=kind::BACKUP | kind::DECLARE..=kind::SET_ASIDE => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -80,6 +80,10 @@ fn request(conn: &Arc<Conn>, kind: u8, payload: Bytes) -> Result<Step> {
         kind::CLAIM => {
             let claim: Claim = read(payload)?;
             return Ok(Step::Wait(answer(conn.engine.claim(claim))));
+        }
+        kind::BACKUP => {
+            let to: String = read(payload)?;
+            return Ok(Step::Wait(answer(conn.engine.backup(to.into()))));
         }
         kind::EXTEND => return Ok(Step::Write(answer(extend(conn, read(payload)?)))),
         kind::ABANDON => {

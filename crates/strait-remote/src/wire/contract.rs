@@ -7,7 +7,7 @@ use strait_core::events::{
     GroupRules, GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey,
     Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec, Waits,
 };
-use strait_core::{Offer, Result};
+use strait_core::{Backup, Offer, Result};
 
 use super::texts::keep;
 use super::{In, Out, Wire, malformed, put_text, wire_struct};
@@ -85,6 +85,12 @@ wire_struct!(TopicSpec {
     key_versions,
     dedupe_window,
     compaction
+});
+wire_struct!(Backup {
+    sequence,
+    taken,
+    files,
+    bytes
 });
 wire_struct!(Retention { age, bytes });
 wire_struct!(Compaction {

@@ -1,10 +1,13 @@
 //! Opening, closing, configuration; an engine that offers less.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
 use strait::core::events::{self, Events};
-use strait::core::{Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Offer, Outcome, Unit};
+use strait::core::{
+    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Offer, Outcome, Unit,
+};
 use strait::{Durability, Kind, Raw, Result, Strait, codes};
 use tokio::sync::watch;
 
@@ -96,6 +99,9 @@ impl Engine for Less {
     }
     fn claim(&self, _: Claim) -> Fut<Result<Claimed>> {
         Box::pin(async { Err(strait::Error::unsupported("a claim", "nothing")) })
+    }
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        self.0.backup(to)
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.0.close(grace)

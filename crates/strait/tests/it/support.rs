@@ -1,13 +1,14 @@
 //! What the tests share.
 
 use std::fmt::Debug;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use strait::core::events::GroupInfo;
-use strait::core::{Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
+use strait::core::{Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
 use strait::{Error, Group, Message, Result, Strait, Topic};
 use tokio::sync::{Notify, watch};
 
@@ -85,6 +86,9 @@ impl<R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static> Engine for Refusing<
     }
     fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
         self.engine.claim(claim)
+    }
+    fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
+        self.engine.backup(to)
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.engine.close(grace)
