@@ -1,5 +1,6 @@
 //! `strait dev`: opens a directory, answers others on its socket, and shows live what happens.
 
+mod alarm;
 mod lines;
 mod screen;
 mod snapshot;
@@ -19,6 +20,7 @@ use crate::demo::Demo;
 use crate::fail::{Failure, Outcome};
 use crate::interrupt::Interrupt;
 use crate::target::{self, Target};
+use alarm::AlarmArgs;
 use snapshot::Snapshot;
 use watch::Watch;
 
@@ -36,6 +38,7 @@ const NOTES: usize = 6;
 #[command(after_help = "Examples:
   strait dev --demo
   strait dev --data ./strait-data
+  strait dev --alarm dead_letters=10,age=5m --alarm-run './page.sh --urgent'
   strait --url memory: dev")]
 pub(crate) struct DevArgs {
     /// Run a small shop in it: orders with a slow, a flaky and a failing consumer
@@ -44,6 +47,8 @@ pub(crate) struct DevArgs {
     /// The data directory [default: ./strait-data, with --demo ./strait-demo]
     #[arg(long, value_name = "DIR")]
     data: Option<PathBuf>,
+    #[command(flatten)]
+    alarm: AlarmArgs,
 }
 
 /// Something that happened, for people.
@@ -95,6 +100,7 @@ pub(crate) async fn run(args: DevArgs, ctx: &Ctx) -> Outcome {
     let url = url(&args, ctx)?;
     let target = Target::create(url).await?;
     let (tell, told) = mpsc::channel(256);
+    let mut alarms = alarm::start(&args.alarm, &target.strait, tell.clone()).await?;
     let demo = match args.demo {
         true => Some(Demo::start(&target.strait, tell).await?),
         false => None,
@@ -109,12 +115,15 @@ pub(crate) async fn run(args: DevArgs, ctx: &Ctx) -> Outcome {
         target: &target,
         demo: demo.as_ref(),
         told,
+        early: Vec::new(),
     };
     let done = play.run(&mut *screen, &ctx.interrupt).await;
     if let Some(demo) = demo {
         demo.stop().await;
     }
+    let stopped = alarms.stop().await;
     target.close().await;
+    stopped?;
     match done {
         Err(Failure::Interrupted(_)) => Ok(()),
         other => other,
@@ -147,6 +156,8 @@ struct Play<'a> {
     target: &'a Target,
     demo: Option<&'a Demo>,
     told: mpsc::Receiver<Note>,
+    /// What was told while it waited for something to show.
+    early: Vec<Note>,
 }
 
 impl Play<'_> {
@@ -175,6 +186,7 @@ impl Play<'_> {
             };
             tokio::select! {
                 () = pause => {}
+                Some(note) = self.told.recv() => self.early.push(note),
                 signal = &mut interrupt => {
                     on.end(&self.stage)?;
                     return Err(signal);
@@ -186,6 +198,7 @@ impl Play<'_> {
     /// Looks at everything; gives what happened since the last look.
     async fn look(&mut self) -> Outcome<Vec<Note>> {
         let mut fresh = self.stage.look(self.target).await?;
+        fresh.append(&mut self.early);
         while let Ok(note) = self.told.try_recv() {
             fresh.push(note);
         }
