@@ -34,7 +34,7 @@ const RATE: &str = "messages_per_second";
 const BARE: &str = "bare_log_messages_per_second";
 
 /// The table of works: each line is one run.
-const WORKS: [Work; 4] = [
+const WORKS: [Work; 5] = [
     Work {
         name: "raw records, batches of 100",
         args: &[
@@ -107,6 +107,21 @@ const WORKS: [Work; 4] = [
         goals: &[Goal {
             field: "consume_messages_per_second",
             bound: Bound::AtLeast(200_000.0),
+        }],
+    },
+    Work {
+        name: "redrive of 1M dead letters, handled in the order of their keys",
+        args: &[
+            "--redrive",
+            "1000000",
+            "--size",
+            "100",
+            "--partitions",
+            "12",
+        ],
+        goals: &[Goal {
+            field: "redrive_messages_per_second",
+            bound: Bound::AtLeast(100_000.0),
         }],
     },
 ];

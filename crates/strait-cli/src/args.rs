@@ -97,7 +97,7 @@ pub(crate) enum Command {
     /// List, show, move and remove consumer groups
     #[command(subcommand)]
     Group(group::GroupCommand),
-    /// List, show and redrive dead letters
+    /// List, show, edit, remove and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
     /// Measure on this machine, against a bare log in the same run
@@ -123,6 +123,6 @@ pub(crate) enum Command {
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum BenchCommand {
-    /// Appends, reads back and compares; --consume measures a group instead
+    /// Appends, reads back and compares; --consume measures a group, --redrive dead letters instead
     Events(BenchArgs),
 }

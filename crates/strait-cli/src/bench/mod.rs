@@ -7,6 +7,7 @@
 mod bare;
 mod group;
 mod load;
+mod redrive;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -33,7 +34,8 @@ const ROUNDS: u32 = 4;
 #[command(after_help = "Examples:
   strait bench events --size 100 --batch 100 --producers 64 --in-flight 4
   strait bench events --batch 1 --producers 64 --duration 10s -o json
-  strait bench events --consume --partitions 12")]
+  strait bench events --consume --partitions 12
+  strait bench events --redrive 1000000 -o json")]
 pub(crate) struct BenchArgs {
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -62,6 +64,9 @@ pub(crate) struct BenchArgs {
     /// Measure a consumer group whose handler appends one message per message, in the same commit
     #[arg(long, conflicts_with = "consume")]
     consume_effect: bool,
+    /// Measure the way back of so many dead letters, handled in the order of their keys
+    #[arg(long, value_name = "N", conflicts_with_all = ["consume", "consume_effect"], value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    redrive: Option<u64>,
 }
 
 /// What an acknowledgement waits for.
@@ -98,6 +103,8 @@ struct Report {
     appended: Option<Appended>,
     #[serde(flatten)]
     consumed: Option<Consumed>,
+    #[serde(flatten)]
+    redriven: Option<redrive::Redriven>,
 }
 
 #[derive(Debug, Serialize)]
@@ -208,7 +215,12 @@ async fn measure(args: &BenchArgs, strait: &Strait, place: &Place, ctx: &Ctx) ->
         duration_s: args.duration.as_secs_f64(),
         ..Report::default()
     };
-    let done = if args.consume || args.consume_effect {
+    let done = if let Some(messages) = args.redrive {
+        ctx.out
+            .note("filling a topic, giving its messages up, then redriving them");
+        let redriven = redrive::run(args, messages, strait, &events, &topic).await;
+        redriven.map(|redriven| report.redriven = Some(redriven))
+    } else if args.consume || args.consume_effect {
         ctx.out.note("filling a topic, then consuming it");
         let consumed = group::run(args, strait, &events, &topic).await;
         consumed.map(|consumed| report.consumed = Some(consumed))
@@ -371,6 +383,9 @@ fn in_words(report: &Report) -> String {
                 "settles durable"
             }
         ));
+    }
+    if let Some(redriven) = &report.redriven {
+        text.push_str(&redriven.in_words());
     }
     text
 }

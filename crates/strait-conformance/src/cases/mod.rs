@@ -15,6 +15,7 @@ mod assignment;
 mod closing;
 mod compaction;
 mod dead;
+mod dead_work;
 mod dedupe;
 mod expected;
 mod groups;
@@ -48,6 +49,7 @@ pub(crate) fn all() -> Vec<Case> {
         retries::cases(),
         order::cases(),
         dead::cases(),
+        dead_work::cases(),
         hold::cases(),
         steer::cases(),
         operate::cases(),

@@ -61,7 +61,7 @@ pub struct Death {
 /// ```
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct DeadFilter {
-    /// These numbers. One that is not there refuses the whole request, `NotFound`.
+    /// These numbers. A change refuses one that is not there, `NotFound`, as a whole; a list passes it over.
     pub numbers: Option<Vec<u64>>,
     /// Of this partition.
     pub partition: Option<u32>,

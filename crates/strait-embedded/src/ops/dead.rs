@@ -48,13 +48,18 @@ pub(crate) struct RedriveOp<'a> {
 }
 
 impl RedriveOp<'_> {
-    /// When the one after `rank` others may go out.
+    /// How long the one after `rank` others waits after the first, in milliseconds.
+    pub(crate) fn wait_of(&self, rank: u64) -> u64 {
+        let wait = rank.saturating_mul(1000);
+        wait.checked_div(u64::from(self.per_second)).unwrap_or(0)
+    }
+
+    /// When it may go out.
     pub(crate) fn due_of(&self, rank: u64) -> i64 {
-        if self.per_second == 0 {
-            return self.due;
-        }
-        let wait = rank.saturating_mul(1000) / u64::from(self.per_second);
-        self.due.saturating_add_unsigned(wait)
+        let wait = self.wait_of(rank);
+        // The present millisecond has begun: without the one more it would be too early by what is left of it.
+        let begun = u64::from(wait > 0);
+        self.due.saturating_add_unsigned(wait.saturating_add(begun))
     }
 }
 
@@ -199,12 +204,10 @@ mod tests {
         assert_eq!(op(0).due_of(9), 100);
         assert_eq!(
             [0, 1, 2, 3].map(|rank| op(3).due_of(rank)),
-            [100, 433, 766, 1100]
+            [100, 434, 767, 1101]
         );
-        assert_eq!(
-            op(1).due_of(u64::MAX),
-            100i64.saturating_add_unsigned(u64::MAX)
-        );
+        assert_eq!([0, 1, 3].map(|rank| op(3).wait_of(rank)), [0, 333, 1000]);
+        assert_eq!(op(1).due_of(u64::MAX), i64::MAX);
         let numbers = Numbers::encode(&[], &mut bytes);
         assert_eq!(numbers.runs().count(), 0);
     }

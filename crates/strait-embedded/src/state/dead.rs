@@ -373,7 +373,7 @@ impl Group {
             if back {
                 let parked = ParkOp {
                     due,
-                    delay_ms: u64::try_from(due - op.at).unwrap_or(0),
+                    delay_ms: u64::try_from(due.saturating_sub(op.at)).unwrap_or(0),
                     attempts: 0,
                     key: if self.settings.key_order { dead.key } else { 0 },
                     reason: &dead.reason,

@@ -98,13 +98,14 @@ impl Turn<'_> {
             per_second,
             numbers: Numbers::encode(&numbers, &mut encoded),
         };
-        let last = op.due_of(numbers.len() as u64 - 1);
+        let wait = op.wait_of(numbers.len() as u64 - 1);
+        let lasts = wait.saturating_add(u64::try_from(op.due - at).unwrap_or(0));
         self.change_dead(id, DeadChange::Redrive(op), None);
         self.wake(id);
         Ok(Slice {
             run,
             count: numbers.len() as u64,
-            lasts: u64::try_from(last - at).unwrap_or(0),
+            lasts,
         })
     }
 

@@ -241,7 +241,7 @@ fn pick_again(group: &Group, shard: u32, now: i64, items: usize) -> Vec<Again> {
     if picked.is_empty() {
         picked = state
             .parking
-            .due_at(now, items)
+            .due_at(now, state.next, items)
             .into_iter()
             .map(again)
             .collect();

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use strait_conformance::{Suite, Target};
 
 mod bends;
+mod bends_dead;
 mod bent;
 mod modest;
 mod mutants;

@@ -65,7 +65,9 @@ pub(crate) type Mutant = (
 fn all() -> Vec<Mutant> {
     let all = log().into_iter().chain(units()).chain(specs());
     let all = all.chain(groups()).chain(verdicts());
-    all.chain(crate::steering::mutants()).collect()
+    all.chain(crate::steering::mutants())
+        .chain(crate::bends_dead::mutants())
+        .collect()
 }
 
 fn log() -> [Mutant; 8] {

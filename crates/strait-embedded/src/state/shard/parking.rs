@@ -149,13 +149,14 @@ impl Parking {
         later.next().map(|(due, _)| *due)
     }
 
-    /// The first `most` that may go out at `now`.
-    pub(crate) fn due_at(&self, now: i64, most: usize) -> Vec<u64> {
+    /// The first `most` before `end` that may go out at `now`.
+    pub(crate) fn due_at(&self, now: i64, end: u64, most: usize) -> Vec<u64> {
         self.due
             .iter()
             .take_while(|(due, _)| *due <= now)
+            .map(|(_, offset)| *offset)
+            .filter(|offset| *offset < end)
             .take(most)
-            .map(|(_, o)| *o)
             .collect()
     }
 

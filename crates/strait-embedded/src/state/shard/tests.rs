@@ -39,13 +39,13 @@ fn only_the_first_of_a_key_is_due() {
     park(&mut shard, 6, 8, 0);
     park(&mut shard, 8, 0, 0);
     assert_eq!(
-        shard.parking.due_at(50, 9),
+        shard.parking.due_at(50, u64::MAX, 9),
         [6, 8],
         "5 waits behind 3, which is not due"
     );
     assert!(shard.is_blocked(7, 4) && !shard.is_blocked(7, 2) && !shard.is_blocked(0, 9));
     shard.settle(3, 1);
-    assert_eq!(shard.parking.due_at(50, 9), [5, 6, 8]);
+    assert_eq!(shard.parking.due_at(50, u64::MAX, 9), [5, 6, 8]);
 }
 
 #[test]
@@ -164,7 +164,7 @@ fn a_checkpoint_brings_everything_back() {
         [(3, 5), (7, 8), (11, 20)]
     );
     assert_eq!(
-        read.parking.due_at(0, 9),
+        read.parking.due_at(0, u64::MAX, 9),
         [8],
         "a wait is never longer than its delay: the clock was set back"
     );
@@ -202,7 +202,7 @@ fn a_dead_letter_holds_its_key_until_it_is_let_go() {
     shard.settle(3, 1);
     shard.parking.hold(7, 3, 0);
     assert_eq!(
-        shard.parking.due_at(50, 9),
+        shard.parking.due_at(50, u64::MAX, 9),
         [6],
         "5 waits for 3, which is dead"
     );
@@ -223,15 +223,38 @@ fn a_dead_letter_holds_its_key_until_it_is_let_go() {
     };
     shard.put_parked(3, &op, Some(0));
     shard.let_go(7, 3);
-    assert_eq!(shard.parking.due_at(50, 9), [3, 6]);
+    assert_eq!(shard.parking.due_at(50, u64::MAX, 9), [3, 6]);
     shard.settle(3, 1);
-    assert_eq!(shard.parking.due_at(50, 9), [5, 6]);
+    assert_eq!(shard.parking.due_at(50, u64::MAX, 9), [5, 6]);
     // Two of a key: both must go.
     shard.settle(5, 1);
     shard.parking.hold(7, 4, 1);
     shard.parking.hold(7, 5, 2);
     shard.let_go(7, 4);
-    assert!(shard.is_blocked(7, 8) && shard.parking.due_at(50, 9) == [6]);
+    assert!(shard.is_blocked(7, 8) && shard.parking.due_at(50, u64::MAX, 9) == [6]);
     shard.let_go_all();
-    assert_eq!(shard.parking.due_at(50, 9), [6, 8]);
+    assert_eq!(shard.parking.due_at(50, u64::MAX, 9), [6, 8]);
+}
+
+#[test]
+fn what_was_set_aside_in_front_of_the_group_is_passed_over() {
+    let mut shard = shard(2);
+    shard.settle(3, 1);
+    shard.settle(5, 1);
+    assert_eq!((shard.low, shard.next, shard.lag(8)), (0, 2, 6));
+    shard.grant(2, 1);
+    assert_eq!(shard.next, 4, "3 is settled");
+    shard.release(2, 1);
+    assert_eq!((shard.next, shard.attempts_of(2)), (4, 0));
+    shard.settle(0, 3);
+    assert_eq!((shard.low, shard.next), (4, 4));
+    shard.settle(4, 1);
+    assert_eq!((shard.low, shard.next, shard.lag(8)), (6, 6, 2));
+    // One that came back waits until the group gets there.
+    shard.settle(7, 1);
+    park(&mut shard, 7, 9, 0);
+    assert!(shard.parking.due_at(9, shard.next, 9).is_empty());
+    shard.grant(6, 1);
+    assert_eq!(shard.next, 8);
+    assert_eq!(shard.parking.due_at(9, shard.next, 9), [7]);
 }
