@@ -484,6 +484,7 @@ fn the_demo_survives_kill_9_and_ends_on_ctrl_c() {
     );
     assert_eq!(back.json()[0]["redriven"], 1, "{}", back.stderr);
     second.wait_for("dead letters came back");
+    mended(&dir, &mut second);
 
     second.signal(Signal::INT);
     let (code, stderr) = second.end();
@@ -503,6 +504,108 @@ fn the_demo_survives_kill_9_and_ends_on_ctrl_c() {
     orders.dedup();
     assert_eq!(orders.len(), count, "each order is paid once");
     assert!(count > 20, "{count}");
+}
+
+/// An order that nobody can bill is mended beside the original, redriven, and paid.
+fn mended(dir: &Dir, demo: &mut Program) {
+    let wrong = br#"{"order":2,"customer":"mallory","amount":"7,7O"}"#;
+    let sent = dir.run(&["produce", "orders", "-k", "mallory"], wrong);
+    assert_eq!(sent.code, 0, "{}", sent.stderr);
+    let list = || {
+        dir.run(
+            &["dlq", "ls", "billing", "--key", "mallory", "-o", "jsonl"],
+            b"",
+        )
+    };
+    let letters = loop {
+        demo.wait_for("billing");
+        let letters = list().json();
+        if !letters.is_empty() {
+            break letters;
+        }
+    };
+    let number = letters[0]["number"].to_string();
+    let errors = dir.run(
+        &[
+            "dlq",
+            "ls",
+            "billing",
+            "--by-error",
+            "--key",
+            "mallory",
+            "-o",
+            "jsonl",
+        ],
+        b"",
+    );
+    assert_eq!(errors.json()[0]["dead"], 1, "{}", errors.stderr);
+    assert_eq!(errors.json()[0]["error"], letters[0]["error"]);
+
+    let right = r#"{"order":2,"customer":"mallory","amount":"7.70"}"#;
+    let edited = dir.run(&["dlq", "edit", "billing", &number, "--body", right], b"");
+    assert_eq!(edited.code, 0, "{}", edited.stderr);
+    let again = dir.run(
+        &[
+            "dlq", "edit", "billing", &number, "--body", "-", "-o", "json",
+        ],
+        right.as_bytes(),
+    );
+    assert_eq!(again.json()[0]["done"], "unchanged", "{}", again.stderr);
+    let shown = &dir
+        .run(&["dlq", "show", "billing", &number, "-o", "json"], b"")
+        .json()[0];
+    assert_eq!(shown["message"]["value"]["amount"], "7,7O", "{shown}");
+    assert_eq!(shown["edit"]["value"]["amount"], "7.70", "{shown}");
+
+    let back = dir.run(
+        &["dlq", "redrive", "billing", &number, "--yes", "-o", "json"],
+        b"",
+    );
+    let back = &back.json()[0];
+    assert_eq!(back["redriven"], 1);
+    demo.wait_for("your order was paid (7.70)");
+    let run = back["run"].to_string();
+    let undone = dir.run(
+        &["dlq", "undo", "billing", &run, "--yes", "-o", "json"],
+        b"",
+    );
+    assert_eq!(undone.json()[0]["handled"], 1, "{}", undone.stderr);
+    let gone = dir.run(&["dlq", "rm", "billing", &number, "--yes"], b"");
+    assert_ne!(gone.code, 0, "it is no dead letter any more");
+}
+
+/// A message is set aside by hand, and removed for good.
+#[test]
+fn a_message_is_set_aside_and_removed() {
+    let dir = Dir::new();
+    assert_eq!(dir.run(&["produce", "t", "-p", "0"], b"one\ntwo\n").code, 0);
+    let joined = dir.run(&["consume", "t", "-g", "g", "-n", "1"], b"");
+    assert_eq!(joined.code, 0, "{}", joined.stderr);
+    let skip = |more: &[&str]| {
+        let mut args = vec!["group", "skip", "g", "t", "0", "1", "--reason", "a test"];
+        args.extend(more);
+        dir.run(&args, b"")
+    };
+    let plan = skip(&["--dry-run"]);
+    assert!(plan.text().contains("two"), "{}", plan.text());
+    assert_eq!(skip(&[]).code, 2, "it asks");
+    let done = skip(&["--yes", "-o", "json"]);
+    let number = done.json()[0]["dead_letter"].to_string();
+    assert_ne!(skip(&["--yes"]).code, 0, "it is settled");
+    let page = dir.run(&["dlq", "show", "g", &number], b"");
+    assert!(page.text().contains("a test"), "{}", page.text());
+    let all = dir.run(&["dlq", "rm", "g", "--yes"], b"");
+    assert_eq!(all.code, 2, "which ones was not said: {}", all.stderr);
+    let none = dir.run(&["dlq", "rm", "g", "--reason", "never said", "--yes"], b"");
+    assert_eq!(none.code, 0, "{}", none.stderr);
+    let gone = dir.run(&["dlq", "rm", "g", "--all", "--yes", "-o", "json"], b"");
+    assert_eq!(gone.json()[0]["removed"], 1, "{}", gone.stderr);
+    assert_eq!(
+        dir.run(&["dlq", "ls", "g", "-o", "jsonl"], b"")
+            .json()
+            .len(),
+        0
+    );
 }
 
 /// A directory of a test's own.

@@ -1,11 +1,14 @@
 //! Dead letters, on the caller's thread: picked by a filter in bounded looks at the state, then changed slice by slice
 //! by the writer.
 
-use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod pick;
+
 use bytes::Bytes;
+use pick::Pick;
 use strait_core::events::{
     DeadEdit, DeadFilter, DeadLetter, DeadSummary, EditDead, ErrorFingerprint, Redrive, Redriven,
     RemoveDead, SetAside, UndoRedrive, Undone,
@@ -20,7 +23,6 @@ use crate::command::dead::{DeadCommand, Of, Slice};
 use crate::command::{Again, Answer, Command};
 use crate::events::check_size;
 use crate::extents::StreamId;
-use crate::fingerprint::key_hash;
 use crate::ops::GroupId;
 use crate::prepare::{dead_copy, read_again, taken};
 use crate::shared::Shared;
@@ -30,8 +32,6 @@ use crate::state::group::Group;
 use crate::turn::dead::{SLICE, no_such_letter, no_such_run};
 use crate::turn::{no_such_group, no_such_partition, no_such_topic};
 
-/// The state is locked for so many dead letters at a time.
-const LOOK: usize = 8192;
 /// So many of them are read at a time.
 const READ: usize = 256;
 /// So many slices are on their way to the disk at a time.
@@ -46,107 +46,6 @@ fn find<'s>(state: &'s State, of: &Of) -> Result<&'s Group> {
         .ok_or_else(|| no_such_topic(topic))?;
     let found = state.group_named(group, topic);
     found.ok_or_else(|| no_such_group(group, topic))
-}
-
-/// A filter with what the state can compare.
-struct Pick<'f> {
-    filter: &'f DeadFilter,
-    key: Option<u64>,
-    numbers: Option<BTreeSet<u64>>,
-}
-
-impl<'f> Pick<'f> {
-    fn new(filter: &'f DeadFilter) -> Result<Self> {
-        filter.check()?;
-        let numbers = filter.numbers.as_ref();
-        Ok(Pick {
-            filter,
-            key: filter.key.as_ref().map(|key| key_hash(Some(key))),
-            numbers: numbers.map(|numbers| numbers.iter().copied().collect()),
-        })
-    }
-
-    /// True when it fits, its key by its hash.
-    fn fits(&self, dead: &Dead) -> bool {
-        let filter = self.filter;
-        let died = Timestamp::from_millis(dead.died);
-        filter.partition.is_none_or(|wanted| dead.shard == wanted)
-            && self.key.is_none_or(|key| dead.key == key)
-            && filter.fingerprint.is_none_or(|f| dead.fingerprint == f)
-            && filter.died_after.is_none_or(|after| died >= after)
-            && filter.died_before.is_none_or(|before| died < before)
-            && filter
-                .min_attempts
-                .is_none_or(|least| dead.attempts >= least)
-            && filter
-                .reason
-                .as_ref()
-                .is_none_or(|text| dead.reason.contains(&**text))
-    }
-
-    /// Looks at some dead letters from `from` on; gives those that fit, and where to go on.
-    fn look<T>(
-        &self,
-        shared: &Shared,
-        of: &Of,
-        from: u64,
-        mut see: impl FnMut(u64, &Dead) -> Option<T>,
-    ) -> Result<(Vec<T>, Option<u64>)> {
-        let state = shared.state.lock();
-        let group = find(&state, of)?;
-        let visible = group.graveyard.visible.max(from);
-        let mut picked = Vec::new();
-        let mut one = |number: u64, dead: &Dead| {
-            if self.fits(dead) {
-                picked.extend(see(number, dead));
-            }
-        };
-        let next = match &self.numbers {
-            Some(numbers) => {
-                let mut some = numbers.range(from..).take(LOOK).copied();
-                for number in some.by_ref() {
-                    if let Some(dead) = group.dead.letters.get(&number)
-                        && number < visible
-                    {
-                        one(number, dead);
-                    }
-                }
-                numbers.range(from..).nth(LOOK).copied()
-            }
-            None => {
-                let mut rest = group.dead.letters.range(from..visible);
-                rest.by_ref()
-                    .take(LOOK)
-                    .for_each(|(number, dead)| one(*number, dead));
-                rest.next().map(|(number, _)| *number)
-            }
-        };
-        Ok((picked, next))
-    }
-
-    /// Refuses numbers that are not there.
-    fn check_numbers(&self, shared: &Shared, of: &Of) -> Result<()> {
-        let state = shared.state.lock();
-        let group = find(&state, of)?;
-        let there = |number: &u64| {
-            group.dead.letters.contains_key(number) && *number < group.graveyard.visible
-        };
-        let mut numbers = self.numbers.iter().flatten();
-        match numbers.find(|number| !there(number)) {
-            Some(number) => Err(no_such_letter(of, *number)),
-            None => Ok(()),
-        }
-    }
-
-    /// True when bodies must be read: keys of one hash may differ.
-    fn reads(&self) -> bool {
-        self.filter.key.is_some()
-    }
-
-    fn has_key(&self, message: &Message) -> bool {
-        let wanted = self.filter.key.as_deref();
-        wanted.is_none() || message.record().key() == wanted
-    }
 }
 
 /// A dead letter as it was seen.
@@ -433,6 +332,17 @@ async fn ask<T>(
     shared.ask(bytes, command).await?
 }
 
+/// What a redrive of so many would say.
+fn would_redrive(count: u64, per_second: u32) -> Redriven {
+    let wait = count.saturating_sub(1).saturating_mul(1000);
+    let wait = wait.checked_div(u64::from(per_second)).unwrap_or(0);
+    Redriven {
+        run: None,
+        count,
+        lasts: Duration::from_millis(wait),
+    }
+}
+
 pub(crate) async fn redrive(shared: &Shared, redrive: Redrive) -> Result<Redriven> {
     let of = (redrive.group, redrive.topic);
     if redrive.per_second == Some(0) {
@@ -454,15 +364,7 @@ pub(crate) async fn redrive(shared: &Shared, redrive: Redrive) -> Result<Redrive
         lasts: Duration::ZERO,
     };
     if redrive.dry_run {
-        let waits = (chosen.len() as u64).saturating_sub(1);
-        let wait = waits
-            .saturating_mul(1000)
-            .checked_div(u64::from(per_second));
-        return Ok(Redriven {
-            run: None,
-            count: chosen.len() as u64,
-            lasts: Duration::from_millis(wait.unwrap_or(0)),
-        });
+        return Ok(would_redrive(chosen.len() as u64, per_second));
     }
     let command = |of: &Of, run, numbers, answer| DeadCommand::Redrive {
         of: of.clone(),

@@ -7,7 +7,7 @@ use serde::Serialize;
 use strait::core::Name;
 use strait::core::events::{GroupInfo, Seek, ShardInfo, Start};
 
-use super::Ctx;
+use super::{Ctx, skip};
 use crate::confirm::{DryRun, agreed};
 use crate::fail::{Failure, Outcome};
 use crate::out::{Column, Row, Shape, number, text};
@@ -41,6 +41,8 @@ pub(crate) enum GroupCommand {
     },
     /// Move the position of a group
     Seek(SeekArgs),
+    /// Set one message aside: it becomes a dead letter, with your reason
+    Skip(skip::SkipArgs),
     /// Delete a group's positions, parked messages and dead letters
     #[command(
         visible_alias = "delete",
@@ -94,6 +96,7 @@ pub(super) struct GroupRow {
     parked: u64,
     in_flight: u64,
     dead: u64,
+    dead_bytes: u64,
     state: String,
 }
 
@@ -108,6 +111,7 @@ impl GroupRow {
             parked: info.parked(),
             in_flight: info.shards.iter().map(|shard| shard.in_flight).sum(),
             dead: info.dead,
+            dead_bytes: info.dead_bytes,
             state: state(info),
         }
     }
@@ -256,6 +260,7 @@ async fn carry_out(command: GroupCommand, target: &Target, ctx: &Ctx) -> Outcome
             Ok(())
         }
         GroupCommand::Seek(args) => seek(args, target, ctx).await,
+        GroupCommand::Skip(args) => skip::skip(args, target, ctx).await,
         GroupCommand::Rm { group, topic, dry } => {
             let found = target.groups_named(&group, topic.as_ref()).await?;
             let steps: Vec<String> = found.iter().map(removal).collect();

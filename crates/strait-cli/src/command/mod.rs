@@ -11,6 +11,7 @@ pub(crate) mod man;
 pub(crate) mod member;
 pub(crate) mod produce;
 pub(crate) mod render;
+pub(crate) mod skip;
 pub(crate) mod topic;
 pub(crate) mod upgrade;
 pub(crate) mod verify;

@@ -73,7 +73,7 @@ fn separator(text: &str) -> Result<String, String> {
     }
 }
 
-fn header(text: &str) -> Result<(String, String), String> {
+pub(crate) fn header(text: &str) -> Result<(String, String), String> {
     let (name, value) = text
         .split_once('=')
         .ok_or_else(|| "a header is written NAME=VALUE".to_owned())?;

@@ -2,8 +2,9 @@
 //!
 //! Customers place orders; three groups live off them. `mail` is slow, `billing` asks a card service that times out now
 //! and then, and meets orders whose amount is not a number; each payment leaves with the settle of its order, in one
-//! commit, and `ledger` books it.
+//! commit, and `ledger` books it. A clerk mends the dead letters and redrives them.
 
+mod clerk;
 mod shop;
 
 use std::collections::HashMap;
@@ -74,6 +75,7 @@ impl Demo {
             .serve(orders.group("mail").each(shop::mail).concurrency(4))
             .serve(payments.group("ledger").each(shop::book));
         let told = shop.clone();
+        let clerk = tokio::spawn(clerk::mend(shop.clone(), orders.clone(), stopped.clone()));
         let mut stopped = stopped;
         let handlers = tokio::spawn(async move {
             let until = async move {
@@ -87,7 +89,7 @@ impl Demo {
         Ok(Demo {
             shop: told,
             stop,
-            tasks: vec![counter, handlers],
+            tasks: vec![counter, clerk, handlers],
         })
     }
 

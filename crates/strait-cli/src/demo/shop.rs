@@ -17,6 +17,8 @@ pub(super) const RETRY: Backoff = Backoff::exponential(Duration::from_millis(500
 const MAIL_TAKES: Duration = Duration::from_millis(220);
 /// The median is taken over so many orders.
 const LAST_ACKS: usize = 101;
+/// Why an order is given up whose amount cannot be read.
+pub(super) const NOT_A_NUMBER: &str = "amount is not a number";
 const CUSTOMERS: [&str; 10] = [
     "ada", "grace", "linus", "margaret", "dennis", "barbara", "ken", "radia", "alan", "edsger",
 ];
@@ -168,9 +170,20 @@ pub(super) async fn bill(
     }
 }
 
+impl Order {
+    /// The order with its amount typed in right, and what the amount was; `None` when that is not plain.
+    pub(super) fn mended(&self) -> Option<(Order, String)> {
+        let amount = self.amount.replace(',', ".").replace('O', "0");
+        cents(&amount).ok()?;
+        let was = self.amount.clone();
+        let order = self.clone();
+        Some((Order { amount, ..order }, was))
+    }
+}
+
 /// Reads `12.50`.
 fn cents(amount: &str) -> std::result::Result<u64, &'static str> {
-    let amount: f64 = amount.parse().map_err(|_| "amount is not a number")?;
+    let amount: f64 = amount.parse().map_err(|_| NOT_A_NUMBER)?;
     if !(0.0..1e9).contains(&amount) {
         return Err("amount is not a price");
     }
@@ -269,6 +282,9 @@ mod tests {
         assert!(orders.iter().any(|order| card_service(order, 1).is_err()));
         assert!(orders.iter().all(|order| card_service(order, 3).is_ok()));
         assert_eq!(cents("12.50"), Ok(1250));
+        let wrong = orders.iter().find(|order| cents(&order.amount).is_err());
+        let (mended, was) = wrong.and_then(Order::mended).unwrap();
+        assert_eq!((cents(&mended.amount), &*was), (Ok(1230), "12,3O"));
         assert!(cents("NaN").is_err());
     }
 }

@@ -1,13 +1,12 @@
-//! What operators do with dead letters: pick them, change them, remove them, give them back and take that back, and put
-//! messages aside by hand.
+//! What operators do with dead letters: pick them, change them, remove them.
 
 use std::time::Duration;
 
 use strait_core::events::{
-    DeadEdit, DeadFilter, DeadLetter, DeadSummary, EditDead, GroupSpec, HISTORY, Redrive, Redriven,
-    RemoveDead, SetAside, UndoRedrive, Undone,
+    DeadEdit, DeadFilter, DeadLetter, DeadSummary, EditDead, GroupSpec, Redrive, Redriven,
+    RemoveDead,
 };
-use strait_core::{Error, Position, Receipt, Timestamp, Verdict};
+use strait_core::{Error, Timestamp, Verdict};
 
 use super::{Case, Need, case};
 use crate::fault::Check;
@@ -36,36 +35,13 @@ pub(super) fn cases() -> Vec<Case> {
         case("remove_by_filter", remove_by_filter),
         case("remove_nothing", remove_nothing),
         case("remove_survives_reopen", remove_survives_reopen).reopens(),
-        case("redrive_by_filter", redrive_by_filter),
-        case("redrive_only_says_how_many", redrive_dry_run),
-        case("redrive_at_a_rate", redrive_at_a_rate),
-        case("redrive_rate_survives_reopen", rate_survives_reopen).reopens(),
-        case("redrive_goes_on", redrive_goes_on),
-        case("redrive_refused", redrive_refused),
-        case("undo_makes_dead_again", undo_makes_dead_again),
-        case("undo_leaves_what_is_out", undo_leaves_what_is_out),
-        case("undo_keeps_edit_and_history", undo_keeps_edit_and_history),
-        case("undo_survives_reopen", undo_survives_reopen).reopens(),
-        case("undo_lets_the_key_go", undo_lets_the_key_go).needs(Need::KeyOrder),
-        case("undo_refused", undo_refused),
-        case("history_of_deaths", history),
-        case("history_is_bounded", history_is_bounded),
-        case("history_survives_reopen", history_survives_reopen).reopens(),
-        case("aside_before_it_comes", aside_before_it_comes),
-        case("aside_of_a_parked_one", aside_of_a_parked_one).needs(Need::Parking),
-        case("aside_lets_the_key_go", aside_lets_the_key_go).needs(Need::KeyOrder),
-        case("aside_refused_while_out", aside_refused_while_out),
-        case("aside_forced_is_fenced", aside_forced).needs(Need::Fencing),
-        case("aside_refused", aside_refused),
-        case("aside_survives_reopen", aside_survives_reopen).reopens(),
-        case("aside_comes_back", aside_comes_back),
     ];
     let needed = |case: Case| case.needs(Need::DeadLetters);
     cases.into_iter().map(needed).collect()
 }
 
 /// The reasons of the dead letters that most cases begin with.
-const REASONS: [&str; 4] = [
+pub(super) const REASONS: [&str; 4] = [
     "order 17: no such account `ada`",
     "order 4711: no such account `bob`",
     "timed out",
@@ -73,7 +49,7 @@ const REASONS: [&str; 4] = [
 ];
 
 /// A group with four dead letters, `k1=a` and `k2=b` of partition 0, `k3=c` and `k1=d` of partition 1.
-async fn four(lab: &Lab) -> Check<(GroupSpec, Member)> {
+pub(super) async fn four(lab: &Lab) -> Check<(GroupSpec, Member)> {
     let topic = lab.topic(2).await?;
     let spec = lab.spec(&topic)?;
     let mut member = lab.consume_as(&spec).await?;
@@ -85,13 +61,17 @@ async fn four(lab: &Lab) -> Check<(GroupSpec, Member)> {
     Ok((spec, member))
 }
 
-async fn die(lab: &Lab, member: &mut Member, reason: &str) -> Check {
+pub(super) async fn die(lab: &Lab, member: &mut Member, reason: &str) -> Check {
     let delivery = member.delivery().await?;
     lab.settle(delivery.receipt, Verdict::Dead(reason.into()))
         .await
 }
 
-async fn listed(lab: &Lab, spec: &GroupSpec, filter: DeadFilter) -> Check<Vec<DeadLetter>> {
+pub(super) async fn listed(
+    lab: &Lab,
+    spec: &GroupSpec,
+    filter: DeadFilter,
+) -> Check<Vec<DeadLetter>> {
     let (group, topic) = (spec.group.clone(), spec.topic.clone());
     Ok(lab
         .events
@@ -99,7 +79,7 @@ async fn listed(lab: &Lab, spec: &GroupSpec, filter: DeadFilter) -> Check<Vec<De
         .await?)
 }
 
-fn bodies(letters: &[DeadLetter]) -> Vec<String> {
+pub(super) fn bodies(letters: &[DeadLetter]) -> Vec<String> {
     letters.iter().map(|letter| body(&letter.message)).collect()
 }
 
@@ -115,7 +95,7 @@ async fn picked(lab: &Lab, spec: &GroupSpec, filter: DeadFilter) -> Check<Vec<St
     Ok(found)
 }
 
-async fn redrive_with(
+pub(super) async fn redrive_with(
     lab: &Lab,
     spec: &GroupSpec,
     filter: DeadFilter,
@@ -124,24 +104,6 @@ async fn redrive_with(
     let mut redrive = Redrive::new(spec.group.clone(), spec.topic.clone(), filter);
     change(&mut redrive);
     lab.events.redrive(redrive).await
-}
-
-/// Brings dead letters back one a minute: all but the first wait.
-async fn slowly(lab: &Lab, spec: &GroupSpec, filter: DeadFilter) -> Check<u64> {
-    // The first one is due at once: another in front of those that are to wait.
-    let done = redrive_with(lab, spec, filter, |redrive| redrive.per_second = Some(1)).await?;
-    let run = done.run;
-    run.ok_or_else(|| crate::fault::Fault::new(format!("a redrive gave no run: {done:?}")))
-}
-
-async fn undo(lab: &Lab, spec: &GroupSpec, run: u64, dry_run: bool) -> Result<Undone, Error> {
-    let undo = UndoRedrive {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
-        run,
-        dry_run,
-    };
-    lab.events.undo_redrive(undo).await
 }
 
 async fn remove(
@@ -159,7 +121,12 @@ async fn remove(
     lab.events.remove_dead(remove).await
 }
 
-async fn edit(lab: &Lab, spec: &GroupSpec, number: u64, edit: DeadEdit) -> Result<(), Error> {
+pub(super) async fn edit(
+    lab: &Lab,
+    spec: &GroupSpec,
+    number: u64,
+    edit: DeadEdit,
+) -> Result<(), Error> {
     let edit = EditDead {
         group: spec.group.clone(),
         topic: spec.topic.clone(),
@@ -169,7 +136,7 @@ async fn edit(lab: &Lab, spec: &GroupSpec, number: u64, edit: DeadEdit) -> Resul
     lab.events.edit_dead(edit).await
 }
 
-fn new_body(text: &str) -> DeadEdit {
+pub(super) fn new_body(text: &str) -> DeadEdit {
     DeadEdit::Put {
         key: None,
         body: Some(text.as_bytes().to_vec().into()),
@@ -177,19 +144,7 @@ fn new_body(text: &str) -> DeadEdit {
     }
 }
 
-async fn aside(lab: &Lab, spec: &GroupSpec, position: Position, force: bool) -> Result<u64, Error> {
-    let aside = SetAside {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
-        partition: 0,
-        position,
-        reason: "the customer called".into(),
-        force,
-    };
-    lab.events.set_aside(aside).await
-}
-
-fn reason(text: &str) -> DeadFilter {
+pub(super) fn reason(text: &str) -> DeadFilter {
     DeadFilter {
         reason: Some(text.to_owned()),
         ..DeadFilter::default()
@@ -551,459 +506,4 @@ async fn remove_survives_reopen(mut lab: Lab) -> Check {
     let left = listed(&lab, &spec, DeadFilter::default()).await?;
     check_eq!(bodies(&left), ["a", "b"], "what is left");
     Ok(())
-}
-
-/// A redrive brings back what its filter picks; the others stay. Each has a number of its own.
-async fn redrive_by_filter(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let done = redrive_with(&lab, &spec, reason("timed out"), |_| {}).await?;
-    check_eq!(done.count, 2, "brought back");
-    let mut back = member.drain(2).await?;
-    back.sort();
-    check_eq!(back, ["c", "d"], "what comes back");
-    let left = listed(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(bodies(&left), ["a", "b"], "what stays dead");
-    let other = redrive_with(&lab, &spec, DeadFilter::default(), |_| {}).await?;
-    check!(
-        done.run.is_some() && other.run.is_some() && done.run != other.run,
-        "runs: {:?} and {:?}",
-        done.run,
-        other.run
-    );
-    Ok(())
-}
-
-/// A dry run says how many would come back and how long that takes, and changes nothing.
-async fn redrive_dry_run(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let all = DeadFilter::default();
-    let would = redrive_with(&lab, &spec, all, |redrive| {
-        redrive.dry_run = true;
-        redrive.per_second = Some(3);
-    });
-    let would = would.await?;
-    check_eq!((would.count, would.run), (4, None), "count and run");
-    check_eq!(would.lasts, Duration::from_secs(1), "how long");
-    check_eq!(lab.group(&spec).await?.dead, 4, "dead letters");
-    member.quiet(QUIET).await
-}
-
-/// At a rate, none comes before its time.
-async fn redrive_at_a_rate(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let start = std::time::Instant::now();
-    let all = DeadFilter::default();
-    let done = redrive_with(&lab, &spec, all, |redrive| redrive.per_second = Some(5)).await?;
-    check_eq!(done.count, 4, "brought back");
-    check_eq!(done.lasts, Duration::from_millis(600), "how long");
-    for n in 0..4u32 {
-        let delivery = member.delivery().await?;
-        let (after, due) = (start.elapsed(), n * Duration::from_millis(200));
-        check!(
-            after >= due,
-            "number {n} came after {after:?}, it is due after {due:?}"
-        );
-        lab.done(delivery.receipt).await?;
-    }
-    member.quiet(QUIET).await
-}
-
-/// What waits for its turn waits on after a reopen.
-async fn rate_survives_reopen(mut lab: Lab) -> Check {
-    let (spec, member) = four(&lab).await?;
-    drop(member);
-    slowly(&lab, &spec, DeadFilter::default()).await?;
-    lab.reopen().await?;
-    check_eq!(lab.group(&spec).await?.dead, 0, "dead letters");
-    let mut member = lab.consume_as(&spec).await?;
-    let first = member.delivery().await?;
-    check_eq!(body(&first.message), "a", "the one that is due");
-    lab.done(first.receipt).await?;
-    check_eq!(lab.group(&spec).await?.lag(), 3, "those that wait");
-    let mut rest = member.drain(3).await?;
-    rest.sort();
-    check_eq!(rest, ["b", "c", "d"], "the others in their time");
-    Ok(())
-}
-
-/// A redrive goes on with the run of one that ended early: one undo takes back both.
-async fn redrive_goes_on(lab: Lab) -> Check {
-    let (spec, member) = four(&lab).await?;
-    drop(member);
-    lab.group_until(&spec, "no member", |info| info.members.is_empty())
-        .await?;
-    let run = slowly(&lab, &spec, reason("no such account")).await?;
-    let all = DeadFilter::default();
-    let rest = redrive_with(&lab, &spec, all, |redrive| redrive.resume = Some(run)).await?;
-    check_eq!((rest.run, rest.count), (Some(run), 2), "the second part");
-    let done = undo(&lab, &spec, run, false).await?;
-    check_eq!(done.returned, 4, "dead again");
-    Ok(())
-}
-
-/// A rate of 0 and a run that is not known are refused, and nothing comes back.
-async fn redrive_refused(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let all = DeadFilter::default();
-    let answer = redrive_with(&lab, &spec, all.clone(), |redrive| {
-        redrive.per_second = Some(0);
-    });
-    check_refused!(answer.await, Rejected, "a rate of 0");
-    let answer = redrive_with(&lab, &spec, all, |redrive| redrive.resume = Some(1_000_000));
-    check_refused!(answer.await, NotFound, "a run that is not known");
-    check_eq!(lab.group(&spec).await?.dead, 4, "dead letters");
-    member.quiet(QUIET).await
-}
-
-/// What a redrive brought back and still waits is dead again, as it was.
-async fn undo_makes_dead_again(lab: Lab) -> Check {
-    let (spec, member) = four(&lab).await?;
-    drop(member);
-    lab.group_until(&spec, "no member", |info| info.members.is_empty())
-        .await?;
-    let before = listed(&lab, &spec, DeadFilter::default()).await?;
-    let run = slowly(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(lab.group(&spec).await?.dead, 0, "dead after the redrive");
-    let would = undo(&lab, &spec, run, true).await?;
-    check_eq!(
-        (would.returned, would.out, would.handled),
-        (4, 0, 0),
-        "a dry run"
-    );
-    check_eq!(lab.group(&spec).await?.dead, 0, "dead after the dry run");
-    let done = undo(&lab, &spec, run, false).await?;
-    check_eq!(
-        (done.returned, done.out, done.handled),
-        (4, 0, 0),
-        "the undo"
-    );
-    let after = listed(&lab, &spec, DeadFilter::default()).await?;
-    let of = |letters: &[DeadLetter]| -> Vec<(u64, u32, String, Timestamp)> {
-        let one = |l: &DeadLetter| (l.number, l.attempts, l.reason.to_string(), l.died);
-        letters.iter().map(one).collect()
-    };
-    check_eq!(of(&after), of(&before), "dead letters");
-    check_eq!(bodies(&after), bodies(&before), "messages");
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
-    let mut member = lab.consume_as(&spec).await?;
-    member.quiet(QUIET).await
-}
-
-/// What is out stays out, what was handled stays handled, and both are counted.
-async fn undo_leaves_what_is_out(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let all = DeadFilter::default();
-    // The fourth waits for a second at least.
-    let done = redrive_with(&lab, &spec, reason("no such account"), |_| {}).await?;
-    let run = done.run.unwrap_or_default();
-    let mut back = member.take(2).await?.into_iter();
-    let (first, second) = (back.next(), back.next());
-    if let Some(delivery) = first {
-        lab.done(delivery.receipt).await?;
-    }
-    let rest = redrive_with(&lab, &spec, all, |redrive| {
-        redrive.resume = Some(run);
-        redrive.per_second = Some(1);
-    });
-    check_eq!(rest.await?.count, 2, "the rest");
-    let third = member.delivery().await?;
-    let done = undo(&lab, &spec, run, false).await?;
-    check_eq!(
-        (done.returned, done.out, done.handled),
-        (1, 2, 1),
-        "the undo"
-    );
-    check_eq!(lab.group(&spec).await?.dead, 1, "dead letters");
-    // The receipts of those that are out still hold.
-    for delivery in second.into_iter().chain([third]) {
-        lab.done(delivery.receipt).await?;
-    }
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
-    member.quiet(QUIET).await
-}
-
-/// Edit and history come back with an undo.
-async fn undo_keeps_edit_and_history(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    redrive_with(&lab, &spec, reason("twice"), |_| {}).await?;
-    die(&lab, &mut member, "once more").await?;
-    drop(member);
-    lab.group_until(&spec, "no member", |info| info.members.is_empty())
-        .await?;
-    let before = listed(&lab, &spec, reason("once more")).await?.remove(0);
-    edit(&lab, &spec, before.number, new_body("mended")).await?;
-    let run = slowly(&lab, &spec, reason("once more")).await?;
-    undo(&lab, &spec, run, false).await?;
-    let after = listed(&lab, &spec, reason("once more")).await?.remove(0);
-    check_eq!(after.history, before.history, "history");
-    check_eq!(after.history.len(), 1, "earlier deaths");
-    let shown = after.edited.as_ref().map(body);
-    check_eq!(shown, Some("mended".to_owned()), "edit");
-    Ok(())
-}
-
-/// A redrive can be taken back after a reopen, and that survives another.
-async fn undo_survives_reopen(mut lab: Lab) -> Check {
-    let (spec, member) = four(&lab).await?;
-    drop(member);
-    let run = slowly(&lab, &spec, DeadFilter::default()).await?;
-    lab.reopen().await?;
-    check_eq!(
-        undo(&lab, &spec, run, false).await?.returned,
-        4,
-        "dead again"
-    );
-    lab.reopen().await?;
-    let after = listed(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(bodies(&after), ["a", "b", "c", "d"], "dead letters");
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
-    Ok(())
-}
-
-/// Later messages of a key wait behind one that was brought back; taken back, it lets them go.
-async fn undo_lets_the_key_go(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let first = reason("no such account");
-    let run = slowly(&lab, &spec, first).await?;
-    check_eq!(member.drain(1).await?, ["a"], "the one that is due");
-    lab.put(&spec.topic, 0, &["k2=later"]).await?;
-    let done = undo(&lab, &spec, run, false).await?;
-    if done.returned == 1 {
-        check_eq!(member.drain(1).await?, ["later"], "what waited for the key");
-    } else {
-        // It became due meanwhile.
-        check_eq!(member.drain(2).await?, ["b", "later"], "both in order");
-    }
-    Ok(())
-}
-
-/// A run that is not known is `NotFound`.
-async fn undo_refused(lab: Lab) -> Check {
-    let (spec, _member) = four(&lab).await?;
-    let answer = undo(&lab, &spec, 1_000_000, false).await;
-    check_refused!(answer, NotFound, "a run that is not known");
-    let missing = GroupSpec {
-        group: lab.name("missing")?,
-        ..spec
-    };
-    check_refused!(
-        undo(&lab, &missing, 1, false).await,
-        NotFound,
-        "a missing group"
-    );
-    Ok(())
-}
-
-/// One that came back and died again says how it died before, and whether it was changed in between.
-async fn history(lab: Lab) -> Check {
-    let (spec, mut member) = four(&lab).await?;
-    let first = listed(&lab, &spec, reason("twice")).await?.remove(0);
-    check_eq!(first.history.len(), 0, "earlier deaths of the first");
-    edit(&lab, &spec, first.number, new_body("mended")).await?;
-    redrive_with(&lab, &spec, reason("twice"), |_| {}).await?;
-    die(&lab, &mut member, "once more").await?;
-    let again = listed(&lab, &spec, reason("once more")).await?.remove(0);
-    check_eq!(again.history.len(), 1, "earlier deaths");
-    let death = &again.history[0];
-    check_eq!(
-        (death.number, &*death.reason, death.attempts, death.died),
-        (first.number, &*first.reason, first.attempts, first.died),
-        "how it died before"
-    );
-    check!(death.edited, "that it was changed is not said");
-    check!(again.number > first.number, "numbers do not grow");
-    check_eq!(body(&again.message), "mended", "the message that died");
-    Ok(())
-}
-
-/// Only the newest deaths are remembered.
-async fn history_is_bounded(lab: Lab) -> Check {
-    let topic = lab.topic(1).await?;
-    lab.put(&topic, 0, &["k1=a"]).await?;
-    let (spec, mut member) = lab.consume(&topic).await?;
-    let deaths = HISTORY + 3;
-    for death in 0..deaths {
-        die(&lab, &mut member, &format!("death {death}")).await?;
-        if death + 1 < deaths {
-            redrive_with(&lab, &spec, DeadFilter::default(), |_| {}).await?;
-        }
-    }
-    let letter = listed(&lab, &spec, DeadFilter::default()).await?.remove(0);
-    let told: Vec<String> = letter
-        .history
-        .iter()
-        .map(|d| d.reason.to_string())
-        .collect();
-    let newest = deaths - 1 - HISTORY..deaths - 1;
-    let wanted: Vec<String> = newest.map(|death| format!("death {death}")).collect();
-    check_eq!(told, wanted, "earlier deaths");
-    Ok(())
-}
-
-/// History survives a reopen, also while the message is on its way.
-async fn history_survives_reopen(mut lab: Lab) -> Check {
-    let (spec, member) = four(&lab).await?;
-    drop(member);
-    redrive_with(&lab, &spec, reason("twice"), |_| {}).await?;
-    lab.reopen().await?;
-    let mut member = lab.consume_as(&spec).await?;
-    die(&lab, &mut member, "once more").await?;
-    drop(member);
-    lab.reopen().await?;
-    let again = listed(&lab, &spec, reason("once more")).await?.remove(0);
-    let told: Vec<&str> = again.history.iter().map(|d| &*d.reason).collect();
-    check_eq!(told, [REASONS[3]], "earlier deaths");
-    Ok(())
-}
-
-/// A group of four messages that has no member and has seen none of them.
-async fn four_waiting(lab: &Lab, texts: &[&str]) -> Check<(GroupSpec, Vec<Position>)> {
-    let topic = lab.topic(1).await?;
-    let (spec, member) = lab.consume(&topic).await?;
-    drop(member);
-    lab.group_until(&spec, "no member", |info| info.members.is_empty())
-        .await?;
-    lab.put(&topic, 0, texts).await?;
-    let all = lab.all(&topic, 0).await?;
-    Ok((spec, all.iter().map(|message| message.position()).collect()))
-}
-
-/// Set aside before it was ever delivered, a message is a dead letter with the operator's reason; the others come.
-async fn aside_before_it_comes(lab: Lab) -> Check {
-    let (spec, at) = four_waiting(&lab, &["k1=a", "k2=b", "k3=c", "k4=d"]).await?;
-    let number = aside(&lab, &spec, at[2], false).await?;
-    let letters = listed(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(bodies(&letters), ["c"], "dead letters");
-    let letter = &letters[0];
-    check_eq!(
-        (letter.number, letter.attempts, &*letter.reason),
-        (number, 0, "the customer called"),
-        "number, attempts and reason"
-    );
-    check_eq!(letter.message.position(), at[2], "position of origin");
-    check_eq!(lab.group(&spec).await?.lag(), 3, "lag");
-    aside(&lab, &spec, at[0], false).await?;
-    let mut member = lab.consume_as(&spec).await?;
-    let mut others = member.drain(2).await?;
-    others.sort();
-    check_eq!(others, ["b", "d"], "the others");
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag after it");
-    member.quiet(QUIET).await
-}
-
-/// One that waits for its next attempt is set aside with the attempts that were made.
-async fn aside_of_a_parked_one(lab: Lab) -> Check {
-    let topic = lab.topic(1).await?;
-    let at = lab.put(&topic, 0, &["k1=a"]).await?.first;
-    let (spec, mut member) = lab.consume(&topic).await?;
-    let delivery = member.delivery().await?;
-    lab.settle(delivery.receipt, retry(Duration::from_secs(3_600)))
-        .await?;
-    aside(&lab, &spec, at, false).await?;
-    let letters = listed(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(bodies(&letters), ["a"], "dead letters");
-    check_eq!(letters[0].attempts, 1, "attempts");
-    let info = lab.group(&spec).await?;
-    check_eq!((info.lag(), info.parked()), (0, 0), "lag and parked");
-    Ok(())
-}
-
-/// What waited for its key goes on.
-async fn aside_lets_the_key_go(lab: Lab) -> Check {
-    let topic = lab.topic(1).await?;
-    let at = lab.put(&topic, 0, &["k1=a"]).await?.first;
-    let (spec, mut member) = lab.consume(&topic).await?;
-    let delivery = member.delivery().await?;
-    lab.settle(delivery.receipt, retry(Duration::from_secs(3_600)))
-        .await?;
-    lab.put(&topic, 0, &["k1=b"]).await?;
-    member.quiet(QUIET).await?;
-    aside(&lab, &spec, at, false).await?;
-    check_eq!(member.drain(1).await?, ["b"], "the next of the key");
-    Ok(())
-}
-
-async fn one_out(lab: &Lab) -> Check<(GroupSpec, Position, Receipt, Member)> {
-    let topic = lab.topic(1).await?;
-    let at = lab.put(&topic, 0, &["k1=a"]).await?.first;
-    let (spec, mut member) = lab.consume(&topic).await?;
-    let receipt = member.delivery().await?.receipt;
-    Ok((spec, at, receipt, member))
-}
-
-/// While a member has it, it is not set aside, and the member's receipt holds.
-async fn aside_refused_while_out(lab: Lab) -> Check {
-    let (spec, at, receipt, _member) = one_out(&lab).await?;
-    let answer = aside(&lab, &spec, at, false).await;
-    check_refused!(answer, Conflict, "a message that is out");
-    lab.done(receipt).await?;
-    let info = lab.group(&spec).await?;
-    check_eq!((info.lag(), info.dead), (0, 0), "lag and dead letters");
-    Ok(())
-}
-
-/// Forced, it is a dead letter, and the member's receipt is fenced.
-async fn aside_forced(lab: Lab) -> Check {
-    let (spec, at, receipt, mut member) = one_out(&lab).await?;
-    aside(&lab, &spec, at, true).await?;
-    lab.fenced(receipt).await?;
-    let info = lab.group(&spec).await?;
-    check_eq!((info.lag(), info.dead), (0, 1), "lag and dead letters");
-    member.quiet(QUIET).await
-}
-
-/// What is settled is `Conflict`; what is not there is `NotFound`, or `Rejected` for a partition.
-async fn aside_refused(lab: Lab) -> Check {
-    let (spec, at, receipt, _member) = one_out(&lab).await?;
-    lab.done(receipt).await?;
-    let answer = aside(&lab, &spec, at, true).await;
-    check_refused!(answer, Conflict, "a settled message");
-    let beyond = Position::of_parts(at.parts().0, at.offset() + 1_000);
-    let answer = aside(&lab, &spec, beyond, true).await;
-    check_refused!(answer, NotFound, "a position past the end");
-    let strange = SetAside {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
-        partition: 7,
-        position: at,
-        reason: "no".into(),
-        force: false,
-    };
-    let answer = lab.events.set_aside(strange).await;
-    check_refused!(answer, Rejected, "a partition that is not there");
-    check_eq!(lab.group(&spec).await?.dead, 0, "dead letters");
-    Ok(())
-}
-
-/// What was set aside is so after a reopen, and does not come.
-async fn aside_survives_reopen(mut lab: Lab) -> Check {
-    let (spec, at) = four_waiting(&lab, &["k1=a", "k2=b", "k3=c", "k4=d"]).await?;
-    aside(&lab, &spec, at[0], false).await?;
-    aside(&lab, &spec, at[2], false).await?;
-    lab.reopen().await?;
-    let letters = listed(&lab, &spec, DeadFilter::default()).await?;
-    check_eq!(bodies(&letters), ["a", "c"], "dead letters");
-    let mut member = lab.consume_as(&spec).await?;
-    let mut others = member.drain(2).await?;
-    others.sort();
-    check_eq!(others, ["b", "d"], "the others");
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag");
-    Ok(())
-}
-
-/// It comes back by a redrive, in its place of the order, before the group has got that far too.
-async fn aside_comes_back(lab: Lab) -> Check {
-    let (spec, at) = four_waiting(&lab, &["k1=a", "k1=b", "k1=c"]).await?;
-    aside(&lab, &spec, at[1], false).await?;
-    let done = redrive_with(&lab, &spec, DeadFilter::default(), |_| {}).await?;
-    check_eq!(done.count, 1, "brought back");
-    check_eq!(lab.group(&spec).await?.lag(), 3, "lag");
-    let mut member = lab.consume_as(&spec).await?;
-    let mut all = member.drain(3).await?;
-    if !lab.caps.key_order.is_there() {
-        all.sort();
-    }
-    check_eq!(all, ["a", "b", "c"], "what comes");
-    check_eq!(lab.group(&spec).await?.lag(), 0, "lag after it");
-    member.quiet(QUIET).await
 }

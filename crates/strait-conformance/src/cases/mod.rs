@@ -11,6 +11,7 @@ use crate::lab::Lab;
 use crate::target::Harness;
 
 mod append;
+mod aside;
 mod assignment;
 mod closing;
 mod compaction;
@@ -26,6 +27,7 @@ mod operate;
 mod order;
 mod progress;
 mod read;
+mod redrive;
 mod refused;
 mod retries;
 mod steer;
@@ -50,6 +52,8 @@ pub(crate) fn all() -> Vec<Case> {
         order::cases(),
         dead::cases(),
         dead_work::cases(),
+        redrive::cases(),
+        aside::cases(),
         hold::cases(),
         steer::cases(),
         operate::cases(),

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use strait_core::events::{Cursor, DeadFilter, DeadLetter, GroupInfo, ReadKey};
 use strait_core::{Chunk, Name, Position};
 
-use crate::model::{Dead, Part, Send, State, Unit, Verdict, key_bytes, serial_of};
+use crate::model::{Dead, Letter, Part, Send, State, Unit, Verdict, key_bytes, serial_of};
 use crate::ops::{What, describe};
 use crate::trace::note;
 use crate::world::World;
@@ -199,7 +199,7 @@ impl World {
         }
     }
 
-    fn dead_letters(&self, group: usize) -> Vec<DeadLetter> {
+    pub(crate) fn dead_letters(&self, group: usize) -> Vec<DeadLetter> {
         let group = &self.groups[group];
         let topic = name(self.topics[group.topic].name);
         let listed = self.events().dead_letters(
@@ -222,12 +222,6 @@ impl World {
                 letter.message.partition(),
                 letter.message.position().offset(),
             );
-            self.check_content(
-                self.groups[group].topic,
-                shard,
-                offset,
-                &letter.message.record(),
-            );
             match known.remove(&letter.number) {
                 Some(dead) => {
                     let found = (shard, offset, &*letter.reason);
@@ -240,6 +234,7 @@ impl World {
                 }
                 None => self.new_dead(group, &letter, shard, offset),
             }
+            self.check_letter(group, &letter);
         }
         assert!(
             known.is_empty(),
@@ -281,6 +276,17 @@ impl World {
             Some(index) => drop(self.groups[group].dying.remove(index)),
             None => self.died_unseen(group, &dead, letter, &place),
         }
+        let msg = &self.groups[group].shards[shard as usize].msg(offset).letter;
+        if let Some(before) = msg.clone() {
+            let known = Letter {
+                body: before.comes_as(),
+                deaths: before.deaths + 1,
+                ..Letter::of(letter.number)
+            };
+            self.groups[group].letters.insert(letter.number, known);
+            // A letter that is settled is no longer on its way.
+            self.groups[group].shards[shard as usize].msg(offset).letter = None;
+        }
         self.groups[group].dead.insert(letter.number, dead);
     }
 
@@ -290,6 +296,10 @@ impl World {
         let lost = letter.reason.starts_with("lost in ");
         if let State::Unsure(unit) = shard.state(dead.offset) {
             self.resolve_unit(unit, !lost);
+        }
+        let aside = |(which, other): &(usize, Dead)| *which == group && other == dead;
+        if self.maybe.aside.iter().any(aside) {
+            return self.is_aside(group, dead);
         }
         if !lost {
             let dying = &mut self.groups[group].dying;
@@ -680,6 +690,7 @@ impl World {
                 continue;
             }
             self.audit_redriven(group);
+            self.audit_removed(group);
             self.mark_fuzzy(group);
             self.look_at_dead(group);
             self.look_at_lag(group);

@@ -10,6 +10,7 @@ use std::time::Instant;
 mod audit;
 mod backup;
 mod consume;
+mod dead_work;
 mod drain;
 mod model;
 mod ops;

@@ -208,6 +208,41 @@ pub(crate) struct Msg {
     pub(crate) delay: i64,
     pub(crate) reason: Option<String>,
     pub(crate) redriven: bool,
+    /// The dead letter that it was.
+    pub(crate) letter: Option<Letter>,
+}
+
+/// What the model knows of a dead letter beside its place.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Letter {
+    pub(crate) number: u64,
+    pub(crate) reason: String,
+    /// The edit that it died as.
+    pub(crate) body: Option<u64>,
+    /// The edit beside it.
+    pub(crate) edited: Option<u64>,
+    /// How often the message died before.
+    pub(crate) deaths: usize,
+    /// The run that brought it back, where that is known.
+    pub(crate) run: Option<u64>,
+}
+
+impl Letter {
+    pub(crate) fn of(number: u64) -> Letter {
+        Letter {
+            number,
+            reason: String::new(),
+            body: None,
+            edited: None,
+            deaths: 0,
+            run: None,
+        }
+    }
+
+    /// The edit that comes when it comes back.
+    pub(crate) fn comes_as(&self) -> Option<u64> {
+        self.edited.or(self.body)
+    }
 }
 
 impl Msg {
@@ -220,6 +255,7 @@ impl Msg {
             delay: 0,
             reason: None,
             redriven: false,
+            letter: None,
         }
     }
 }
@@ -301,10 +337,16 @@ pub(crate) struct Group {
     pub(crate) dead: BTreeMap<u64, Dead>,
     /// Acknowledged, number not looked up yet.
     pub(crate) dying: Vec<Dead>,
+    /// What else is known of dead letters, by number.
+    pub(crate) letters: BTreeMap<u64, Letter>,
+    /// Runs of redrives.
+    pub(crate) runs: Vec<u64>,
 }
 
 impl Group {
     pub(crate) fn end(&mut self) {
+        self.letters.clear();
+        self.runs.clear();
         self.exists = false;
         self.shards.clear();
         self.dead.clear();

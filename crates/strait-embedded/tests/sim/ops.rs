@@ -1,10 +1,10 @@
 //! Calls and their answers: what the engine says is held against the model, and the model learns.
 
-use strait_core::events::TopicInfo;
+use strait_core::events::{Redriven, TopicInfo, Undone};
 use strait_core::{Claimed, Consumer, Effect, Error, Kind, Outcome, Position, Result, Sent, codes};
 
 use crate::consume::Member;
-use crate::model::{ClaimM, Dead, Entry, Expect, Send, State, Ticket, Unit, Verdict};
+use crate::model::{ClaimM, Dead, Entry, Expect, Letter, Send, State, Ticket, Unit, Verdict};
 use crate::trace::note;
 use crate::world::World;
 
@@ -20,6 +20,12 @@ pub(crate) enum What {
     Join(usize, u64),
     Seek(usize, u32, u64),
     Redrive(usize, Vec<u64>),
+    RemoveDead(usize, Vec<u64>),
+    /// The group, the number, and the edit; none: it is dropped.
+    Edit(usize, u64, Option<u64>),
+    /// The group and the run.
+    Undo(usize, u64),
+    Aside(usize, Dead),
     DeleteGroup(usize),
 }
 
@@ -32,6 +38,8 @@ pub(crate) enum Answer {
     Consumer(Result<Consumer>),
     Position(Result<Position>),
     Count(Result<u64>),
+    Redriven(Result<Redriven>),
+    Undone(Result<Undone>),
 }
 
 impl World {
@@ -51,6 +59,12 @@ impl World {
             (What::Seek(group, shard, to), Answer::Position(result)) => {
                 self.sought(group, shard, to, result);
             }
+            (What::Redrive(group, numbers), Answer::Redriven(result)) => {
+                self.redrive_answered(group, numbers, result);
+            }
+            (What::Undo(group, run), Answer::Undone(result)) => {
+                self.undo_answered(group, run, result);
+            }
             (what, Answer::Topic(result)) => self.changed(what, result.map(|_| 0)),
             (what, Answer::Done(result)) => self.changed(what, result.map(|()| 0)),
             (what, Answer::Count(result)) => self.changed(what, result),
@@ -59,7 +73,7 @@ impl World {
     }
 
     /// True when the call certainly did nothing, and for a reason that is one.
-    fn refused(&self, error: &Error, reason: bool, what: &str) -> bool {
+    pub(crate) fn refused(&self, error: &Error, reason: bool, what: &str) -> bool {
         if error.effect() == Effect::Unknown {
             return false;
         }
@@ -640,13 +654,13 @@ impl World {
         }
     }
 
-    fn changed(&mut self, what: What, result: Result<u64>) {
+    pub(crate) fn changed(&mut self, what: What, result: Result<u64>) {
         let name = self.name_of(&what);
         match result {
             Ok(count) => {
                 note!("{name}: done");
                 match &what {
-                    What::Redrive(_, numbers) => {
+                    What::Redrive(_, numbers) | What::RemoveDead(_, numbers) => {
                         assert_eq!(count, numbers.len() as u64, "{name}");
                     }
                     What::Declare(topic) if self.topics[*topic].alive => {}
@@ -671,6 +685,9 @@ impl World {
             What::Delete(index) => format!("delete {}", topic(index)),
             What::Alter(index, count) => format!("{} gets {count} partitions", topic(index)),
             What::Redrive(index, numbers) => format!("{}: redrive {numbers:?}", group(index)),
+            What::RemoveDead(index, numbers) => format!("{}: remove {numbers:?}", group(index)),
+            What::Edit(index, number, _) => format!("{}: edit {number}", group(index)),
+            What::Aside(index, dead) => format!("{}: aside {dead:?}", group(index)),
             What::DeleteGroup(index) => format!("delete {}", group(index)),
             _ => String::new(),
         }
@@ -688,6 +705,7 @@ impl World {
                     .any(|member| member.group == *group && !member.orphan);
                 error.kind() == Kind::Conflict && live
             }
+            What::Aside(group, dead) => self.aside_may_fail(*group, dead, error),
             _ => false,
         }
     }
@@ -699,6 +717,14 @@ impl World {
             What::Delete(topic) => self.topic_is_gone(*topic),
             What::Alter(topic, count) => self.partitions_are(*topic, *count),
             What::Redrive(group, numbers) => self.redriven(*group, numbers),
+            What::RemoveDead(group, numbers) => numbers.iter().for_each(|number| {
+                self.groups[*group].dead.remove(number);
+            }),
+            What::Edit(group, number, edit) => self.set_edit(*group, *number, *edit),
+            What::Aside(group, dead) => {
+                self.is_aside(*group, dead);
+                self.groups[*group].dying.push(dead.clone());
+            }
             What::DeleteGroup(group) => self.group_is_gone(*group),
             _ => {}
         }
@@ -750,11 +776,18 @@ impl World {
             if !gone && shard.state(dead.offset) != State::Settled {
                 continue;
             }
+            let mut letter = group
+                .letters
+                .get(number)
+                .cloned()
+                .unwrap_or_else(|| Letter::of(*number));
+            letter.reason = dead.reason.clone();
             let msg = shard.msg(dead.offset);
             *msg = crate::model::Msg {
                 state: State::Parked,
                 reason: Some(dead.reason),
                 redriven: true,
+                letter: Some(letter),
                 ..crate::model::Msg::fresh(0)
             };
         }
@@ -772,6 +805,10 @@ impl World {
             What::Join(group, _) => drop(self.maybe.joined.insert(group)),
             What::Seek(group, shard, to) => self.maybe.seeks.push((group, shard, to)),
             What::Redrive(group, numbers) => self.maybe.redriven.push((group, numbers)),
+            What::RemoveDead(group, numbers) => self.maybe.removed.push((group, numbers)),
+            What::Edit(group, number, edit) => self.maybe.edits.push((group, number, edit)),
+            What::Undo(group, run) => self.maybe.undone.push((group, run)),
+            What::Aside(group, dead) => self.maybe.aside.push((group, dead)),
             What::DeleteGroup(group) => drop(self.maybe.groups_deleted.insert(group)),
         }
     }

@@ -4,8 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Compaction, DeadFilter, Expected, GroupSpec, Order, Redrive, Retention, Seek, Start,
-    TopicChange, TopicSpec,
+    Append, Compaction, Expected, GroupSpec, Order, Retention, Seek, Start, TopicChange, TopicSpec,
 };
 use strait_core::{Claim, ClaimToken, Engine, Once, OnceEnd, Outgoing, Position};
 use strait_embedded::disk::rng::Rng;
@@ -65,6 +64,8 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
         shards: Vec::new(),
         dead: Default::default(),
         dying: Vec::new(),
+        letters: Default::default(),
+        runs: Vec::new(),
     };
     let groups = vec![
         group("keyed", 0, true, None),
@@ -828,11 +829,19 @@ impl World {
         if self.down {
             return;
         }
-        match self.rng.below(12) {
+        match self.rng.below(14) {
             0..2 => self.alter(),
             2 => self.delete_topic(),
             3..7 => self.seek_somewhere(),
-            7..11 => self.redrive(),
+            7..10 => self.redrive(),
+            10..13 => {
+                for _ in 0..3 {
+                    if let Some(group) = self.some_group().filter(|_| !self.down) {
+                        self.dead_work(group);
+                        self.turn();
+                    }
+                }
+            }
             _ => self.delete_group(),
         }
         if !self.down {
@@ -916,7 +925,7 @@ impl World {
         );
     }
 
-    fn some_group(&mut self) -> Option<usize> {
+    pub(crate) fn some_group(&mut self) -> Option<usize> {
         let group = self.rng.below(self.groups.len() as u64) as usize;
         self.groups[group].exists.then_some(group)
     }
@@ -947,32 +956,6 @@ impl World {
         self.call(
             What::Seek(group, shard, to),
             Box::pin(async move { Answer::Position(future.await) }),
-        );
-    }
-
-    pub(crate) fn redrive(&mut self) {
-        let Some(group) = self.some_group() else {
-            return;
-        };
-        self.look_at_dead(group);
-        let mut numbers: Vec<u64> = self.groups[group].dead.keys().copied().collect();
-        let all = self.rng.one_in(2);
-        if !all {
-            let keep = 1 + self.rng.below(3) as usize;
-            numbers.truncate(keep);
-        }
-        note!("{}: redrive {numbers:?}", self.groups[group].name);
-        let of = name(self.groups[group].name);
-        let topic = name(self.topics[self.groups[group].topic].name);
-        let filter = DeadFilter {
-            numbers: (!all).then(|| numbers.clone()),
-            ..DeadFilter::default()
-        };
-        let redrive = Redrive::new(of, topic, filter);
-        let future = self.events().redrive(redrive);
-        self.call(
-            What::Redrive(group, numbers),
-            Box::pin(async move { Answer::Count(future.await.map(|done| done.count)) }),
         );
     }
 }

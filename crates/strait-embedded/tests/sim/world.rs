@@ -39,6 +39,10 @@ pub(crate) struct Maybe {
     pub(crate) groups_deleted: BTreeSet<usize>,
     pub(crate) seeks: Vec<(usize, u32, u64)>,
     pub(crate) redriven: Vec<(usize, Vec<u64>)>,
+    pub(crate) removed: Vec<(usize, Vec<u64>)>,
+    pub(crate) edits: Vec<(usize, u64, Option<u64>)>,
+    pub(crate) undone: Vec<(usize, u64)>,
+    pub(crate) aside: Vec<(usize, crate::model::Dead)>,
 }
 
 pub(crate) struct World {
