@@ -370,7 +370,7 @@ fn lists_have_stable_fields_for_scripts() {
     assert_eq!(
         topic,
         json!({"topic": "t", "partitions": 1, "messages": 1, "bytes": null, "keep_age_ms": 604_800_000,
-               "keep_bytes": 1 << 30, "key_versions": false, "dedupe_window_ms": 600_000})
+               "keep_bytes": 1 << 30, "key_versions": false, "compacted": false, "dedupe_window_ms": 600_000})
     );
     let document = &dir.run(&["topic", "ls", "-o", "json"], b"").json()[0];
     assert_eq!(
@@ -554,8 +554,9 @@ fn mended(dir: &Dir, demo: &mut Program) {
     let shown = &dir
         .run(&["dlq", "show", "billing", &number, "-o", "json"], b"")
         .json()[0];
-    assert_eq!(shown["message"]["value"]["amount"], "7,7O", "{shown}");
-    assert_eq!(shown["edit"]["value"]["amount"], "7.70", "{shown}");
+    let value = |part: &Value| part["value"].as_str().unwrap_or_default().to_owned();
+    assert!(value(&shown["message"]).contains("7,7O"), "{shown}");
+    assert_eq!(value(&shown["edit"]), right, "{shown}");
 
     let back = dir.run(
         &["dlq", "redrive", "billing", &number, "--yes", "-o", "json"],
