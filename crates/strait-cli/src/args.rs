@@ -4,7 +4,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
 use crate::command::{
-    backup, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
+    backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
 };
 use crate::dev::DevArgs;
 
@@ -107,6 +107,8 @@ pub(crate) enum Command {
     Backup(backup::BackupArgs),
     /// Make a data directory of a backup, every byte checked
     Restore(backup::RestoreArgs),
+    /// Describe an object: what is stored, where, and why it waits
+    Describe(describe::DescribeArgs),
     /// Check every byte of a data directory, without changing it
     Verify(verify::VerifyArgs),
     /// Show what the files of a data directory hold, without changing it

@@ -22,7 +22,8 @@ use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
 use command::{
-    Ctx, backup, consume, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
+    Ctx, backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade,
+    verify,
 };
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
@@ -92,6 +93,7 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Restore(args) => backup::run_restore(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),
         Command::Explain(args) => explain::run(&args, &ctx.out),
+        Command::Describe(args) => describe::run(args, ctx).await,
         Command::Inspect(args) => inspect::run(args, ctx),
         Command::Upgrade(args) => upgrade::run(&args, &ctx.out),
         Command::Completions(args) => explain::completions(&args, &ctx.out),

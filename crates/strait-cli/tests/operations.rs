@@ -114,6 +114,83 @@ fn the_manual_has_a_page_for_each_command() {
     );
 }
 
+#[test]
+fn describe_says_what_is_stored_where_and_why_it_waits() {
+    let dir = Dir::new();
+    dir.ok(
+        &["produce", "orders", "--partitions", "1", "-k", "ada"],
+        "one\ntwo\n",
+    );
+    dir.ok(&["consume", "orders", "-g", "billing", "-e", "-n", "1"], "");
+    let waits = |found: &Value| {
+        let waits = found["waits"].as_array().unwrap().iter();
+        let waits: Vec<&str> = waits.map(|why| why.as_str().unwrap()).collect();
+        waits.join("; ")
+    };
+
+    let topic = dir.json(&["describe", "topic/orders", "-o", "json"]);
+    assert_eq!(topic["object"], "topic/orders");
+    assert_eq!(topic["facts"]["messages"], 2);
+    assert!(
+        waits(&topic).contains("billing on orders/0: no member reads it"),
+        "{topic}"
+    );
+
+    let offset = dir.json(&["describe", "offset/orders/0/1", "-o", "json"]);
+    assert_eq!(offset["facts"]["stored"], true);
+    assert_eq!(offset["facts"]["key"], "ada");
+    assert_eq!(offset["facts"]["body_bytes"], 3);
+    let place = &offset["facts"]["place"];
+    let file = dir.data().join(place["file"].as_str().unwrap());
+    let (at, length) = (
+        place["byte"].as_u64().unwrap(),
+        place["bytes"].as_u64().unwrap(),
+    );
+    let bytes = std::fs::read(file).unwrap();
+    let batch = &bytes[at as usize..(at + length) as usize];
+    assert!(
+        batch.windows(3).any(|part| part == b"two"),
+        "the batch lies there"
+    );
+    assert!(
+        waits(&offset).contains("billing: it was not handed out yet"),
+        "{offset}"
+    );
+    let settled = dir.json(&["describe", "offset/orders/0/0", "-o", "json"]);
+    assert_eq!(settled["facts"]["settled_by"][0], "billing", "{settled}");
+    let absent = dir.json(&["describe", "offset/orders/0/99", "-o", "json"]);
+    assert!(waits(&absent).contains("not written yet"), "{absent}");
+
+    let group = dir.json(&["describe", "group/billing@orders", "-o", "json"]);
+    assert_eq!(group["facts"]["lag"], 1);
+    assert!(waits(&group).contains("no member reads it"), "{group}");
+    let partition = dir.json(&["describe", "topic/orders/0", "-o", "json"]);
+    assert_eq!(partition["facts"]["end"], 2);
+    let key = dir.json(&["describe", "key/ada@orders", "-o", "json"]);
+    assert_eq!(key["facts"]["version"], 2);
+    assert!(
+        waits(&key).contains("billing: offset 1 was not handed out"),
+        "{key}"
+    );
+    let text = dir.ok(&["describe", "group/billing"], "");
+    assert!(
+        text.contains("waits: billing on orders/0") && text.contains("next: "),
+        "{text}"
+    );
+
+    for (object, code) in [
+        ("topic/absent", 4),
+        ("topic/orders/9", 4),
+        ("group/absent", 4),
+        ("key/eve@orders", 4),
+        ("offset/orders/9/0", 4),
+        ("segment/1", 2),
+    ] {
+        let refused = dir.run(&["describe", object], "");
+        assert_eq!(refused.status.code(), Some(code), "{object}");
+    }
+}
+
 /// A directory of a test's own, and the program in it.
 struct Dir {
     root: TempDir,

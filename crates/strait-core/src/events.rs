@@ -15,6 +15,7 @@ use crate::unit::Sent;
 
 mod dead;
 mod groups;
+mod whereabouts;
 
 pub use dead::{
     DeadEdit, DeadFilter, DeadLetter, DeadSummary, Death, EditDead, ErrorFingerprint, HISTORY,
@@ -23,6 +24,8 @@ pub use dead::{
 pub use groups::{
     AfterDead, GroupChange, GroupRules, Override, Overrides, Pause, Stuck, StuckOn, Waits,
 };
+
+pub use whereabouts::{Standing, Stored, Whereabouts};
 
 /// A partitioned log.
 ///
@@ -91,6 +94,16 @@ pub trait Events: fmt::Debug + Send + Sync + 'static {
 
     /// One group on one topic.
     fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>>;
+
+    /// Where one message is: its place in the log, and how each group of the topic stands to it. `NotFound`
+    /// (`no_such_topic`) for a missing topic, `Rejected` for a partition that does not exist; a position that the log does
+    /// not hold is no error.
+    fn whereabouts(
+        &self,
+        topic: Name,
+        partition: u32,
+        position: Position,
+    ) -> Fut<Result<Whereabouts>>;
 
     /// Changes what an operator may set over what members declare, or pauses and resumes. `Rejected` when the result could
     /// not be declared either. The same change twice changes nothing.

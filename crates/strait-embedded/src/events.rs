@@ -5,7 +5,7 @@ use std::sync::Arc;
 use strait_core::events::{
     Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, Durability, EditDead, Events,
     GroupChange, GroupInfo, GroupSpec, KeyVersion, Order, ReadKey, Redrive, Redriven, RemoveDead,
-    Seek, SetAside, Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
+    Seek, SetAside, Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
 use strait_core::{
     Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Records, Result, Sent,
@@ -22,6 +22,7 @@ use crate::reading::{Want, offset_gone};
 use crate::shared::Shared;
 use crate::standing::{all_groups, group_info};
 use crate::turn::{info, no_such_partition, no_such_topic};
+use crate::whereabouts::whereabouts;
 
 /// Most partitions of a topic.
 pub(crate) const MAX_PARTITIONS: u32 = 10_000;
@@ -214,6 +215,19 @@ impl Events for Embedded {
                 force,
             };
             shared.ask(0, |to| Command::Seek(seek, to)).await?
+        })
+    }
+
+    fn whereabouts(
+        &self,
+        topic: Name,
+        partition: u32,
+        position: Position,
+    ) -> Fut<Result<Whereabouts>> {
+        let shared = self.shared().clone();
+        Box::pin(async move {
+            shared.check_alive()?;
+            whereabouts(&shared, &topic, partition, position)
         })
     }
 

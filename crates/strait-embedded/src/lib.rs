@@ -61,6 +61,7 @@ mod state;
 pub mod stepped;
 mod turn;
 mod verify;
+mod whereabouts;
 mod writer;
 
 pub use backup::{Restored, restore};

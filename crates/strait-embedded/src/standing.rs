@@ -182,7 +182,14 @@ fn waits(
     (None, None)
 }
 
-fn stuck(group: &Group, partition: u32, shard: &Shard, offset: u64, now: i64) -> (Stuck, Again) {
+/// What a message waits for that was handed out and is not settled.
+pub(crate) fn stuck(
+    group: &Group,
+    partition: u32,
+    shard: &Shard,
+    offset: u64,
+    now: i64,
+) -> (Stuck, Again) {
     // The one of its key whose turn it is.
     let (offset, held) = shard.parking.waits_for(offset);
     let leased = shard.lease_of(offset).is_some_and(|lease| !lease.settling);

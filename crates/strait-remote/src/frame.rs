@@ -131,6 +131,8 @@ pub(crate) mod kind {
         UNDO_REDRIVE = 0x44, "undo_redrive";
         /// `Events::set_aside`.
         SET_ASIDE = 0x45, "set_aside";
+        /// `Events::whereabouts`.
+        WHEREABOUTS = 0x46, "whereabouts";
     }
 }
 

@@ -7,7 +7,7 @@ use futures_util::FutureExt;
 use strait_core::events::{
     Append, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, GroupChange, GroupInfo,
     GroupSpec, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside, Start, TopicChange,
-    TopicInfo, TopicSpec, UndoRedrive, Undone,
+    TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
 use strait_core::{Chunk, Claim, Claimed, Error, Fence, Health, Name, Position, Result, Sent};
 
@@ -98,6 +98,7 @@ fn check_request(kind: u8, payload: Bytes) -> Result<()> {
         kind::REMOVE_DEAD => is::<RemoveDead>(payload),
         kind::UNDO_REDRIVE => is::<UndoRedrive>(payload),
         kind::SET_ASIDE => is::<SetAside>(payload),
+        kind::WHEREABOUTS => is::<(Name, (u32, Position))>(payload),
         // `group` and `delete_group`.
         _ => is::<(Name, Name)>(payload),
     }
@@ -122,6 +123,7 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::DEAD_LETTERS => is::<Result<Vec<DeadLetter>>>(payload),
         kind::DEAD_SUMMARY => is::<Result<Vec<DeadSummary>>>(payload),
         kind::REDRIVE => is::<Result<Redriven>>(payload),
+        kind::WHEREABOUTS => is::<Result<Whereabouts>>(payload),
         kind::UNDO_REDRIVE => is::<Result<Undone>>(payload),
         // `join`, `remove_dead` and `set_aside`.
         _ => is::<Result<u64>>(payload),

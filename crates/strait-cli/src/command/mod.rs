@@ -2,6 +2,7 @@
 
 pub(crate) mod backup;
 pub(crate) mod consume;
+pub(crate) mod describe;
 pub(crate) mod dlq;
 pub(crate) mod explain;
 pub(crate) mod follow;
@@ -9,12 +10,14 @@ pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod member;
+pub(crate) mod object;
 pub(crate) mod produce;
 pub(crate) mod render;
 pub(crate) mod skip;
 pub(crate) mod topic;
 pub(crate) mod upgrade;
 pub(crate) mod verify;
+pub(crate) mod why;
 
 use crate::args::Global;
 use crate::interrupt::Interrupt;

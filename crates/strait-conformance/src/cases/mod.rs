@@ -34,6 +34,7 @@ mod steer;
 mod stress;
 mod topics;
 mod units;
+mod whereabouts;
 
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
@@ -58,6 +59,7 @@ pub(crate) fn all() -> Vec<Case> {
         steer::cases(),
         operate::cases(),
         units::cases(),
+        whereabouts::cases(),
         ledger::cases(),
         closing::cases(),
         refused::cases(),

@@ -417,6 +417,15 @@ fn read_head(file: &dyn File, seq: u64, identity: u128) -> Result<SnapshotHead, 
     Ok(head)
 }
 
+/// The header of the newest snapshot that has a valid one; the rest of it is not read.
+pub fn newest_head(disk: &dyn Disk, identity: u128) -> Result<Option<SnapshotHead>, OpenError> {
+    let seqs = snapshots(disk).map_err(|e| OpenError::io("list", "the data directory", e))?;
+    // One may be removed meanwhile.
+    let heads = seqs.iter().rev();
+    let mut heads = heads.filter_map(|seq| SnapshotReader::open(disk, identity, *seq).ok());
+    Ok(heads.next().map(|reader| reader.head))
+}
+
 /// The oldest position that one of the newest two snapshots replays from: segments before it are not needed for replay, not even
 /// when the newest snapshot turns out to be damaged. `None` without a snapshot: all segments are needed.
 pub fn replay_bound(disk: &dyn Disk, identity: u128) -> Result<Option<LogPos>, OpenError> {

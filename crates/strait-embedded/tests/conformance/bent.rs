@@ -10,7 +10,7 @@ use std::time::Duration;
 use strait_core::events::{
     Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
     GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
-    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
 use strait_core::{
     Arrival, Backup, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut,
@@ -103,6 +103,9 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     }
     fn undo(&self, to: &True, undo: UndoRedrive) -> Fut<Result<Undone>> {
         to.events.undo_redrive(undo)
+    }
+    fn whereabouts(&self, found: Whereabouts) -> Whereabouts {
+        found
     }
     fn set_aside(&self, aside: SetAside) -> SetAside {
         aside
@@ -290,6 +293,16 @@ impl Events for Bent {
     }
     fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
         self.bend.undo(&self.to, undo)
+    }
+    fn whereabouts(
+        &self,
+        topic: Name,
+        partition: u32,
+        position: Position,
+    ) -> Fut<Result<Whereabouts>> {
+        let asked = self.to.events.whereabouts(topic, partition, position);
+        let bend = self.bend.clone();
+        Box::pin(async move { Ok(bend.whereabouts(asked.await?)) })
     }
     fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
         self.to.events.set_aside(self.bend.set_aside(aside))

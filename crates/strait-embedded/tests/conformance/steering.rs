@@ -3,9 +3,10 @@
 use std::sync::Arc;
 
 use strait_core::events::{
-    AfterDead, GroupChange, GroupInfo, GroupSpec, Override, Seek, Start, StuckOn, Waits,
+    AfterDead, GroupChange, GroupInfo, GroupSpec, Override, Seek, Standing, Start, StuckOn, Waits,
+    Whereabouts,
 };
-use strait_core::{Consumer, Fut, Name, Result};
+use strait_core::{Consumer, Fut, Name, Position, Result};
 
 use crate::bent::{Bend, True};
 use crate::mutants::Mutant;
@@ -198,10 +199,47 @@ impl Bend for SkipsNewPartitions {
     }
 }
 
+/// Says something else of where a message is.
+#[derive(Debug)]
+struct SaysElsewhere(fn(&mut Whereabouts));
+
+impl Bend for SaysElsewhere {
+    fn whereabouts(&self, mut found: Whereabouts) -> Whereabouts {
+        (self.0)(&mut found);
+        found
+    }
+}
+
+fn in_another_batch(found: &mut Whereabouts) {
+    if let Some(stored) = &mut found.stored {
+        stored.first = Position::at(0);
+        stored.count = 1;
+    }
+}
+
+fn all_settled(found: &mut Whereabouts) {
+    for (_, standing) in &mut found.groups {
+        *standing = Standing::Settled;
+    }
+}
+
 pub(crate) fn mutants() -> Vec<Mutant> {
     let change = |change: fn(GroupChange) -> GroupChange| Arc::new(OtherChange(change));
     let says = |otherwise: fn(&mut GroupInfo)| Arc::new(SaysOtherwise(otherwise));
     vec![
+        (
+            "names_another_place",
+            Arc::new(SaysElsewhere(in_another_batch)),
+            &[("where_stored", "is said to be in a batch")],
+        ),
+        (
+            "calls_all_settled",
+            Arc::new(SaysElsewhere(all_settled)),
+            &[
+                ("where_with_a_group", "is not unsettled"),
+                ("where_behind_its_key", "it is Settled"),
+            ],
+        ),
         (
             "pauses_nobody",
             change(pauses_nobody),

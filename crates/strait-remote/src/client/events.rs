@@ -3,7 +3,7 @@
 use strait_core::events::{
     Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
     GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
-    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -161,6 +161,16 @@ impl Events for RemoteEvents {
 
     fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
         self.call(kind::UNDO_REDRIVE, effects(undo.dry_run), &undo)
+    }
+
+    fn whereabouts(
+        &self,
+        topic: Name,
+        partition: u32,
+        position: Position,
+    ) -> Fut<Result<Whereabouts>> {
+        let request = (topic, (partition, position));
+        self.call(kind::WHEREABOUTS, Effects::None, &request)
     }
 
     fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {

@@ -3,7 +3,7 @@
 use strait_core::events::{
     Append, Caps, Cursor, DeadFilter, DeadLetter, DeadSummary, EditDead, Events, GroupChange,
     GroupInfo, GroupSpec, KeyVersion, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside,
-    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone,
+    Start, TopicChange, TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
 use strait_core::{Chunk, Consumer, Fut, Message, Name, Position, Result, Sent};
 
@@ -165,6 +165,17 @@ impl Events for ReconnectEvents {
     fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
         self.again(Effects::Once, move |events| {
             events.undo_redrive(undo.clone())
+        })
+    }
+
+    fn whereabouts(
+        &self,
+        topic: Name,
+        partition: u32,
+        position: Position,
+    ) -> Fut<Result<Whereabouts>> {
+        self.again(Effects::None, move |events| {
+            events.whereabouts(topic.clone(), partition, position)
         })
     }
 

@@ -9,7 +9,7 @@ use strait_core::events::{
     RemoveDead, Seek, SetAside, Start, TopicChange, TopicSpec, UndoRedrive,
 };
 use strait_core::{
-    Claim, Error, Fence, Fut, Kind, Name, Outcome, Receipt, Result, Shard, Unit, Verdict,
+    Claim, Error, Fence, Fut, Kind, Name, Outcome, Position, Receipt, Result, Shard, Unit, Verdict,
 };
 
 use super::conn::Conn;
@@ -59,7 +59,7 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
             }
         }
         kind::LEAVE => conn.leave_after(id, read(payload)?),
-        kind::COMMIT..=kind::BACKUP | kind::DECLARE..=kind::SET_ASIDE => {
+        kind::COMMIT..=kind::BACKUP | kind::DECLARE..=kind::WHEREABOUTS => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -151,6 +151,10 @@ fn events_request(events: &dyn Events, kind: u8, payload: Bytes) -> Result<Fut<O
         kind::REMOVE_DEAD => answer(events.remove_dead(read::<RemoveDead>(payload)?)),
         kind::UNDO_REDRIVE => answer(events.undo_redrive(read::<UndoRedrive>(payload)?)),
         // `begin` lets only the kinds of requests through, and this is the last one.
+        kind::WHEREABOUTS => {
+            let (topic, (partition, position)): (Name, (u32, Position)) = read(payload)?;
+            answer(events.whereabouts(topic, partition, position))
+        }
         _ => answer(events.set_aside(read::<SetAside>(payload)?)),
     })
 }

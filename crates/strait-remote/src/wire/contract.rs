@@ -5,7 +5,8 @@ use std::time::Duration;
 use strait_core::events::{
     AfterDead, Append, Caps, Compaction, Cursor, Durability, Expected, GroupChange, GroupInfo,
     GroupRules, GroupSpec, MemberInfo, Order, Override, Overrides, PartitionInfo, Pause, ReadKey,
-    Retention, Seek, ShardInfo, Start, Stuck, StuckOn, TopicChange, TopicInfo, TopicSpec, Waits,
+    Retention, Seek, ShardInfo, Standing, Start, Stored, Stuck, StuckOn, TopicChange, TopicInfo,
+    TopicSpec, Waits, Whereabouts,
 };
 use strait_core::{Backup, Offer, Result};
 
@@ -165,6 +166,16 @@ wire_struct!(Stuck {
     attempts,
     since,
     on
+});
+wire_struct!(Whereabouts { stored, groups });
+wire_struct!(Stored {
+    file,
+    at,
+    len,
+    first,
+    count,
+    appended,
+    checkpoint
 });
 wire_struct!(MemberInfo {
     name,
@@ -336,6 +347,32 @@ impl Wire for Waits {
             3 => Waits::Suspect(Wire::get(input)?),
             4 => Waits::Gap(Wire::get(input)?),
             _ => return Err(malformed("unknown reason to wait")),
+        })
+    }
+}
+
+impl Wire for Standing {
+    fn put(&self, out: &mut Out) {
+        match self {
+            Standing::Settled => 0u8.put(out),
+            Standing::Dead(number) => {
+                1u8.put(out);
+                number.put(out);
+            }
+            Standing::Ahead => 2u8.put(out),
+            Standing::Unsettled(stuck) => {
+                3u8.put(out);
+                stuck.put(out);
+            }
+        }
+    }
+    fn get(input: &mut In) -> Result<Self> {
+        Ok(match u8::get(input)? {
+            0 => Standing::Settled,
+            1 => Standing::Dead(Wire::get(input)?),
+            2 => Standing::Ahead,
+            3 => Standing::Unsettled(Wire::get(input)?),
+            _ => return Err(malformed("unknown standing of a group")),
         })
     }
 }

@@ -285,6 +285,11 @@ proptest! {
         ];
         let mut shards = vec![shard.clone()];
         shards.extend(waiting.map(|waits| ShardInfo { waits: Some(waits), ..shard.clone() }));
+        for standing in [Standing::Settled, Standing::Dead(big), Standing::Ahead, Standing::Unsettled(stuck(StuckOn::Turn))] {
+            let stored = Stored { file: text.clone(), at: big, len: more, first: position, count: small, appended: Timestamp::from_millis(5), checkpoint: yes.then_some(big) };
+            there_and_back(&(topic.clone(), (small, position)));
+            there_and_back(&Whereabouts { stored: yes.then_some(stored), groups: vec![(group.clone(), standing)] });
+        }
         let after_dead = if yes { AfterDead::HoldKey } else { AfterDead::Continue };
         let overrides = Overrides { max_attempts: Some(small), max_dead: None, gap: Some(more), after_dead: Some(after_dead) };
         there_and_back(&((topic.clone(), group.clone()), GroupChange {

@@ -564,6 +564,10 @@ impl Events for Handle {
         refused()
     }
 
+    fn whereabouts(&self, _: Name, _: u32, _: Position) -> Fut<Result<Whereabouts>> {
+        refused()
+    }
+
     fn set_aside(&self, _: SetAside) -> Fut<Result<u64>> {
         refused()
     }

@@ -215,6 +215,14 @@ impl Events for LessEvents {
     fn undo_redrive(&self, undo: events::UndoRedrive) -> Fut<Result<events::Undone>> {
         self.0.undo_redrive(undo)
     }
+    fn whereabouts(
+        &self,
+        topic: strait::Name,
+        partition: u32,
+        position: strait::Position,
+    ) -> Fut<Result<events::Whereabouts>> {
+        self.0.whereabouts(topic, partition, position)
+    }
     fn set_aside(&self, aside: events::SetAside) -> Fut<Result<u64>> {
         self.0.set_aside(aside)
     }
