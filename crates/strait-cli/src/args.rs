@@ -3,6 +3,8 @@
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 use crate::bench::BenchArgs;
+use crate::bench::interleaved::InterleavedArgs;
+use crate::bench::sustained::SustainedArgs;
 use crate::command::{
     backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
 };
@@ -127,4 +129,8 @@ pub(crate) enum Command {
 pub(crate) enum BenchCommand {
     /// Appends, reads back and compares; --consume measures a group, --redrive dead letters instead
     Events(BenchArgs),
+    /// Reads one topic among many, and one that lies alone
+    Interleaved(InterleavedArgs),
+    /// A steady load with retention, cleaner and compaction at work
+    Sustained(SustainedArgs),
 }

@@ -89,6 +89,8 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Group(command) => group::run(command, ctx).await,
         Command::Dlq(command) => dlq::run(command, ctx).await,
         Command::Bench(BenchCommand::Events(args)) => bench::run(args, ctx).await,
+        Command::Bench(BenchCommand::Interleaved(args)) => bench::interleaved::run(args, ctx).await,
+        Command::Bench(BenchCommand::Sustained(args)) => bench::sustained::run(args, ctx).await,
         Command::Backup(args) => backup::backup(args, ctx).await,
         Command::Restore(args) => backup::run_restore(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),

@@ -49,6 +49,11 @@ impl BareLog {
 
     /// The median of a write of 4 KiB with its fdatasync, in milliseconds, with nothing else under way.
     pub(super) fn fsync_alone(&self) -> Outcome<f64> {
+        self.fsync_alone_at(0.5)
+    }
+
+    /// Another quantile of it.
+    pub(super) fn fsync_alone_at(&self, quantile: f64) -> Outcome<f64> {
         let mut times = histogram()?;
         let page = [b'x'; 4096];
         for i in 0..PROBES {
@@ -57,7 +62,7 @@ impl BareLog {
             rustix::fs::fdatasync(&self.file).map_err(|e| Error::io("the bare log", e.into()))?;
             record(&mut times, start)?;
         }
-        Ok(millis(&times, 0.5))
+        Ok(millis(&times, quantile))
     }
 
     /// Starts the writer. It ends when the last sink is dropped.

@@ -6,8 +6,12 @@
 
 mod bare;
 mod group;
+pub(crate) mod interleaved;
 mod load;
+mod memory;
+mod process;
 mod redrive;
+pub(crate) mod sustained;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -171,9 +175,21 @@ impl Place {
             }
             return Ok(Place::Given(url.clone()));
         }
+        Place::own()
+    }
+
+    fn own() -> Outcome<Self> {
         let path = PathBuf::from(format!("strait-bench-{}", std::process::id()));
         std::fs::create_dir(&path).map_err(|e| Error::io(path.display(), e))?;
         Ok(Place::Own(OwnDirectory(path)))
+    }
+
+    /// The engine in the benchmark's own directory, as it comes.
+    async fn open_own(&self) -> Outcome<Strait> {
+        match self {
+            Place::Given(url) => Ok(Strait::open(url).await?),
+            Place::Own(dir) => Ok(Strait::embedded(dir.0.join("data")).await?),
+        }
     }
 
     async fn open(&self, args: &BenchArgs) -> Outcome<Strait> {

@@ -1,0 +1,374 @@
+//! `strait bench sustained`: a steady load over topics that keep different amounts for different times, while retention, the
+//! cleaner and compaction work: what a disk sees after weeks.
+//!
+//! An open loop: each append has its time, and its acknowledgement counts from there, however late it was sent.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use clap::Args;
+use hdrhistogram::Histogram;
+use serde::Serialize;
+use strait::core::events::{Append, Compaction, Events, Expected, Retention, TopicSpec};
+use strait::core::{Error, Kind, Name, NewRecord, Records, RecordsBuilder};
+
+use super::load::{histogram, millis, record};
+use super::process::{Process, directory_bytes};
+use super::{Place, bare};
+use crate::command::Ctx;
+use crate::fail::{Failure, Outcome};
+use crate::out::SCHEMA;
+use crate::text::{count, parse_duration};
+
+/// Parts of the run that are reported one by one.
+const PARTS: usize = 10;
+/// Keys of a topic that is compacted.
+const KEYS: u64 = 1_000;
+
+/// Measure a steady load with retention, cleaner and compaction at work, in a directory of its own.
+///
+/// Of ten topics six keep 1 MiB a partition, two keep 20 s, one keeps 16 MiB, and one keeps the newest message of each of
+/// 1,000 keys.
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "Examples:
+  strait bench sustained --duration 5m
+  strait bench sustained --duration 30m --rate 500000 -o json
+  strait bench sustained --duration 1m --backup")]
+pub(crate) struct SustainedArgs {
+    /// How long
+    #[arg(long, value_name = "DURATION", default_value = "1m", value_parser = parse_duration)]
+    duration: Duration,
+    /// Messages a second [default: half of what this machine takes]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
+    rate: Option<u64>,
+    /// Bytes of a message's body
+    #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(8..=1 << 20))]
+    size: u32,
+    /// Messages in an append
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    batch: u32,
+    /// Topics
+    #[arg(long, value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=100_000))]
+    topics: u32,
+    /// Take a backup in the last third, and compare
+    #[arg(long)]
+    backup: bool,
+}
+
+/// What was measured. Stable names.
+#[derive(Debug, Serialize)]
+struct Report {
+    schema: u32,
+    topics: u32,
+    size: u32,
+    batch: u32,
+    duration_s: f64,
+    /// What was asked for, and what was acknowledged in each tenth of the time.
+    rate: u64,
+    messages_per_second: Vec<f64>,
+    /// The slowest tenth divided by the fastest.
+    flatness: f64,
+    ack_p50_ms: f64,
+    ack_p99_ms: f64,
+    /// One 4 KiB write with its fdatasync, alone on the disk.
+    fsync_p99_ms: f64,
+    /// Bytes of bodies, and what the process wrote to the disk: log, cleaned segments, zeroing, checkpoints.
+    payload_bytes: u64,
+    written_bytes: u64,
+    write_amplification: f64,
+    /// The directory and the process's resident memory, at the end of each tenth.
+    directory_bytes: Vec<u64>,
+    resident_bytes: Vec<u64>,
+    #[serde(flatten)]
+    backup: Option<BackedUp>,
+}
+
+#[derive(Debug, Serialize)]
+struct BackedUp {
+    backup_bytes: u64,
+    backup_s: f64,
+    /// The rate of the tenths in which the backup ran, divided by that of those before.
+    rate_during_backup: f64,
+}
+
+/// Runs the command.
+pub(crate) async fn run(args: SustainedArgs, ctx: &Ctx) -> Outcome {
+    if ctx.global.url.is_some() {
+        return Err(Failure::usage(
+            "this measures a directory of its own: leave out --url",
+        ));
+    }
+    let place = Place::own()?;
+    let strait = place.open_own().await?;
+    let events = strait.events_lane()?.clone();
+    let done = measure(&args, &strait, &events, &place, ctx).await;
+    strait.close_within(Duration::from_secs(5)).await;
+    let report = done?;
+    ctx.out.object(&report, &in_words(&report))
+}
+
+async fn measure(
+    args: &SustainedArgs,
+    strait: &strait::Strait,
+    events: &Arc<dyn Events>,
+    place: &Place,
+    ctx: &Ctx,
+) -> Outcome<Report> {
+    let dir = place.disk().unwrap_or_default();
+    let fsync_p99_ms = bare::BareLog::create(&dir, true)?.fsync_alone_at(0.99)?;
+    let names = declare(args, events).await?;
+    let rate = match args.rate {
+        Some(rate) => rate,
+        None => half_of_the_peak(args, events, &names, ctx).await?,
+    };
+    ctx.out
+        .note(format!("{rate} messages a second for {:?}", args.duration));
+    let before = Process::now()?;
+    let steady = Arc::new(Steady::new(args, events.clone(), names, rate));
+    let running = steady.clone().start();
+    let mut report = Report {
+        schema: SCHEMA,
+        topics: args.topics,
+        size: args.size,
+        batch: args.batch,
+        duration_s: args.duration.as_secs_f64(),
+        rate,
+        messages_per_second: Vec::new(),
+        flatness: 0.0,
+        ack_p50_ms: 0.0,
+        ack_p99_ms: 0.0,
+        fsync_p99_ms,
+        payload_bytes: 0,
+        written_bytes: 0,
+        write_amplification: 0.0,
+        directory_bytes: Vec::new(),
+        resident_bytes: Vec::new(),
+        backup: None,
+    };
+    let backup = dir.join("backup");
+    let mut taking = None;
+    let (mut acked, mut begun) = (0, Instant::now());
+    for part in 0..PARTS {
+        if args.backup && part == PARTS * 2 / 3 {
+            let path = std::path::absolute(&backup).map_err(|e| Error::io("the backup", e))?;
+            let taken = strait.engine().backup(path);
+            taking = Some(tokio::spawn(async move {
+                let begun = Instant::now();
+                taken.await.map(|taken| (taken, begun.elapsed()))
+            }));
+        }
+        tokio::time::sleep(args.duration / PARTS as u32).await;
+        let now = steady.acknowledged.load(Ordering::Relaxed);
+        let seconds = begun.elapsed().as_secs_f64();
+        report
+            .messages_per_second
+            .push(((now - acked) as f64 / seconds).round());
+        (acked, begun) = (now, Instant::now());
+        report
+            .directory_bytes
+            .push(directory_bytes(&dir.join("data"))?);
+        report.resident_bytes.push(Process::now()?.resident);
+    }
+    let acks = running.stop().await?;
+    report.ack_p50_ms = millis(&acks, 0.5);
+    report.ack_p99_ms = millis(&acks, 0.99);
+    report.payload_bytes = acked * u64::from(args.size);
+    let after = Process::now()?;
+    let mut written = after.written - before.written;
+    if let Some(taking) = taking {
+        let taken = taking
+            .await
+            .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
+        let (taken, took) = taken?;
+        written = written.saturating_sub(taken.bytes);
+        let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len().max(1) as f64;
+        let (free, busy) = report.messages_per_second.split_at(PARTS * 2 / 3);
+        report.backup = Some(BackedUp {
+            backup_bytes: taken.bytes,
+            backup_s: took.as_secs_f64(),
+            rate_during_backup: three_digits(mean(busy) / mean(free)),
+        });
+    }
+    report.written_bytes = written;
+    report.write_amplification = three_digits(written as f64 / report.payload_bytes as f64);
+    let rates = report.messages_per_second.iter().copied();
+    let (least, most) = rates.fold((f64::MAX, 0.0), |(a, b), r| (r.min(a), r.max(b)));
+    report.flatness = three_digits(least / most);
+    Ok(report)
+}
+
+fn three_digits(value: f64) -> f64 {
+    (value * 1e3).round() / 1e3
+}
+
+/// The topics, of ten kinds.
+async fn declare(args: &SustainedArgs, events: &Arc<dyn Events>) -> Outcome<Vec<Name>> {
+    let mut names = Vec::new();
+    for i in 0..args.topics {
+        let name: Name = format!("steady-{i}").parse()?;
+        let mut spec = TopicSpec::new(name.clone()).partitions(1);
+        let kept = |age, bytes| Some(Retention { age, bytes });
+        match i % 10 {
+            0..6 => spec.retention = kept(None, Some(1 << 20)),
+            6..8 => spec.retention = kept(Some(Duration::from_secs(20)), None),
+            8 => spec.retention = kept(None, Some(16 << 20)),
+            _ => spec.compaction = Some(Compaction::default()),
+        }
+        events.declare(spec).await?;
+        names.push(name);
+    }
+    Ok(names)
+}
+
+/// Half of what goes through when nothing holds it back.
+async fn half_of_the_peak(
+    args: &SustainedArgs,
+    events: &Arc<dyn Events>,
+    names: &[Name],
+    ctx: &Ctx,
+) -> Outcome<u64> {
+    ctx.out.note("looking for the peak");
+    let steady = Arc::new(Steady::new(args, events.clone(), names.to_vec(), u64::MAX));
+    let running = steady.clone().start();
+    let begun = Instant::now();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    running.stop().await?;
+    let messages = steady.acknowledged.load(Ordering::Relaxed);
+    Ok((messages as f64 / begun.elapsed().as_secs_f64() / 2.0) as u64)
+}
+
+/// Producers that send at their times.
+struct Steady {
+    events: Arc<dyn Events>,
+    names: Vec<Name>,
+    size: usize,
+    batch: u32,
+    /// Between two appends of one producer.
+    every: Duration,
+    acknowledged: AtomicU64,
+    turn: AtomicU64,
+    stop: AtomicU64,
+}
+
+/// Producers, each with one append under way.
+const PRODUCERS: u32 = 64;
+
+struct Running {
+    steady: Arc<Steady>,
+    tasks: tokio::task::JoinSet<Outcome<Histogram<u64>>>,
+}
+
+impl Running {
+    async fn stop(mut self) -> Outcome<Histogram<u64>> {
+        self.steady.stop.store(1, Ordering::Relaxed);
+        let mut all = histogram()?;
+        while let Some(done) = self.tasks.join_next().await {
+            let acks = done.map_err(|e| Error::new(Kind::Unexpected, e.to_string()))??;
+            all.add(acks)
+                .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
+        }
+        Ok(all)
+    }
+}
+
+impl Steady {
+    fn new(args: &SustainedArgs, events: Arc<dyn Events>, names: Vec<Name>, rate: u64) -> Steady {
+        let appends = rate as f64 / f64::from(args.batch);
+        Steady {
+            events,
+            names,
+            size: args.size as usize,
+            batch: args.batch,
+            every: Duration::from_secs_f64(f64::from(PRODUCERS) / appends),
+            acknowledged: AtomicU64::new(0),
+            turn: AtomicU64::new(0),
+            stop: AtomicU64::new(0),
+        }
+    }
+
+    fn start(self: Arc<Self>) -> Running {
+        let mut tasks = tokio::task::JoinSet::new();
+        for producer in 0..PRODUCERS {
+            let steady = self.clone();
+            tasks.spawn(async move { steady.produce(producer).await });
+        }
+        Running {
+            steady: self,
+            tasks,
+        }
+    }
+
+    async fn produce(&self, producer: u32) -> Outcome<Histogram<u64>> {
+        let mut acks = histogram()?;
+        let mut due = Instant::now() + self.every / PRODUCERS * producer;
+        while self.stop.load(Ordering::Relaxed) == 0 {
+            tokio::time::sleep_until(due.into()).await;
+            let turn = self.turn.fetch_add(1, Ordering::Relaxed);
+            let topic = &self.names[turn as usize % self.names.len()];
+            let append = Append {
+                topic: topic.clone(),
+                partition: 0,
+                records: self.fill(turn)?,
+                expected: Expected::Any,
+                dedupe: false,
+            };
+            self.events.append(append).await?;
+            record(&mut acks, due)?;
+            self.acknowledged
+                .fetch_add(u64::from(self.batch), Ordering::Relaxed);
+            due += self.every;
+        }
+        Ok(acks)
+    }
+
+    fn fill(&self, turn: u64) -> Result<Records, Error> {
+        let body = vec![b'x'; self.size];
+        let mut batch = RecordsBuilder::new(&[])?;
+        for i in 0..u64::from(self.batch) {
+            let key = (turn * 7919 + i * 31) % KEYS;
+            batch.push(NewRecord {
+                key: Some(&key.to_le_bytes()),
+                body: &body,
+                ..NewRecord::default()
+            })?;
+        }
+        Ok(batch.build())
+    }
+}
+
+fn in_words(report: &Report) -> String {
+    let n = |rate: f64| count(rate as u64, true);
+    let mib = |bytes: Option<&u64>| bytes.copied().unwrap_or_default() >> 20;
+    let rates: Vec<String> = report.messages_per_second.iter().map(|r| n(*r)).collect();
+    let mut text = format!(
+        "{} topics, {} messages a second asked for, {} s\n\
+         rate      {} (flatness {})\n\
+         acks      {} ms p50, {} ms p99; fsync alone {} ms p99\n\
+         written   {} times the bodies\n\
+         directory {} MiB after a tenth, {} MiB at the end\n\
+         resident  {} MiB after a tenth, {} MiB at the end\n",
+        report.topics,
+        n(report.rate as f64),
+        report.duration_s,
+        rates.join(" "),
+        report.flatness,
+        report.ack_p50_ms,
+        report.ack_p99_ms,
+        report.fsync_p99_ms,
+        report.write_amplification,
+        mib(report.directory_bytes.first()),
+        mib(report.directory_bytes.last()),
+        mib(report.resident_bytes.first()),
+        mib(report.resident_bytes.last()),
+    );
+    if let Some(backup) = &report.backup {
+        text.push_str(&format!(
+            "backup    {} MiB in {:.1} s, {} of the rate before\n",
+            backup.backup_bytes >> 20,
+            backup.backup_s,
+            backup.rate_during_backup
+        ));
+    }
+    text
+}
