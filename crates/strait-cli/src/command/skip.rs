@@ -29,7 +29,7 @@ pub(crate) struct SkipArgs {
     /// Why: the reason of the dead letter
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// Also while a member has it: what the member does with it counts no more
+    /// Also while a member has it: what it does with it, and with what came together with it, counts no more
     #[arg(long)]
     force: bool,
     #[command(flatten)]

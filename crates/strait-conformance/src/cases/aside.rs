@@ -18,6 +18,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("aside_lets_the_key_go", aside_lets_the_key_go).needs(Need::KeyOrder),
         case("aside_refused_while_out", aside_refused_while_out),
         case("aside_forced_is_fenced", aside_forced).needs(Need::Fencing),
+        case("aside_forced_keeps_order", aside_forced_keeps_order)
+            .needs(Need::Fencing)
+            .needs(Need::KeyOrder),
         case("aside_refused", aside_refused),
         case("aside_survives_reopen", aside_survives_reopen).reopens(),
         case("aside_comes_back", aside_comes_back),
@@ -132,6 +135,28 @@ async fn aside_forced(lab: Lab) -> Check {
     let info = lab.group(&spec).await?;
     check_eq!((info.lag(), info.dead), (0, 1), "lag and dead letters");
     member.quiet(QUIET).await
+}
+
+/// Forced out of the middle of what one receipt covers, the others come again before later ones of their key.
+async fn aside_forced_keeps_order(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["k1=a", "k2=b", "k3=c"]).await?;
+    let (spec, mut member) = lab.consume(&topic).await?;
+    let mut deliveries = member.take(3).await?.into_iter();
+    let second = lab.all(&topic, 0).await?[1].position();
+    let mut whole = match deliveries.next() {
+        Some(first) => first.receipt,
+        None => return Ok(()),
+    };
+    for delivery in deliveries {
+        check!(whole.join(delivery.receipt).is_ok(), "receipts do not join");
+    }
+    aside(&lab, &spec, second, true).await?;
+    lab.put(&topic, 0, &["k1=later", "k3=later"]).await?;
+    lab.fenced(whole).await?;
+    let came = member.drain(4).await?;
+    check_eq!(came, ["a", "c", "later", "later"], "what comes");
+    Ok(())
 }
 
 /// What is settled is `Conflict`; what is not there is `NotFound`, or `Rejected` for a partition.

@@ -245,7 +245,8 @@ pub struct SetAside {
     pub position: Position,
     /// The operator's reason: that of the dead letter.
     pub reason: Arc<str>,
-    /// Also while it is out with a member, whose receipt is fenced then.
+    /// Also while it is out with a member: its receipt is fenced then, and so may be those of messages that went out
+    /// together with it, which come again.
     pub force: bool,
 }
 

@@ -194,9 +194,9 @@ impl Turn<'_> {
             if !force {
                 return Err(self.out_with(of, shard, offset, found.consumer));
             }
-            if let Some(group) = self.state.groups.get_mut(&id) {
-                group.take_from_member(shard, offset);
-            }
+            // All that went out with it: a receipt over several is void as a whole, and what it covers must come again
+            // before later messages of its keys do.
+            self.take_back(id, shard, |lease| lease.grant == found.grant);
         }
         let number = self.group_of(of)?.graveyard.end;
         let fence = Fence {
@@ -286,16 +286,6 @@ impl Group {
             Some(number) => error.with("dead_letter", number),
             None => error,
         })
-    }
-
-    /// Ends the lease of one message: the receipt that covers it is void.
-    fn take_from_member(&mut self, shard: u32, offset: u64) {
-        if let Some(state) = self.shards.get_mut(shard as usize) {
-            state.unlease(offset, 1);
-        }
-        if self.members.suspect == Some((shard, offset)) {
-            self.members.suspect = None;
-        }
     }
 }
 

@@ -8,6 +8,7 @@ mod bad_input;
 mod bounds;
 mod by_key;
 mod cleaner;
+mod dead;
 mod full_disk;
 mod idle;
 mod kill;
