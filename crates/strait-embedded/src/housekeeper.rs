@@ -31,7 +31,7 @@ use crate::turn::dead::SLICE;
 const AGAIN: Duration = Duration::from_millis(200);
 /// A file that only takes space. When the disk is full, it makes way for the index or the checkpoint by which space is
 /// given back. The next opening removes it, as any unfinished file.
-const BALLAST: &str = "ballast.tmp";
+pub(crate) const BALLAST: &str = "ballast.tmp";
 /// How long it is, at least; a checkpoint as long as the last one fits too.
 const BALLAST_BYTES: u64 = 1 << 20;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.

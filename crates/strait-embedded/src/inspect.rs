@@ -12,6 +12,7 @@ use crate::disk::segment::{le_u32, segment_id};
 use crate::disk::snapshot::snapshot_seq;
 use crate::disk::{Disk, Open, RealDisk};
 use crate::engine::Embedded;
+use crate::housekeeper::BALLAST;
 use crate::index;
 use crate::open::io_error;
 use crate::options::Options;
@@ -30,7 +31,9 @@ const VERSION_AT: usize = 8;
 pub struct FileInfo {
     /// Its name.
     pub name: String,
-    /// What it is, in a word: `segment`, `cleaned` (a segment that the cleaner made), `checkpoint`, `index`, `identity`, `manifest` (of a backup), `lock`, `socket`, `unfinished`, `foreign`.
+    /// What it is, in a word: `segment`, `cleaned` (a segment that the cleaner made), `checkpoint`, `index`, `identity`,
+    /// `manifest` (of a backup), `ballast` (space kept for a full disk), `lock`, `socket`, `unfinished`, `file system`
+    /// (`lost+found`), `foreign`.
     pub kind: &'static str,
     /// Its length in bytes.
     pub bytes: u64,
@@ -123,6 +126,8 @@ fn kind_of(name: &str) -> &'static str {
         MANIFEST => "manifest",
         "LOCK" => "lock",
         "SOCK" => "socket",
+        "lost+found" => "file system",
+        BALLAST => "ballast",
         name if name.ends_with(".tmp") => "unfinished",
         name if segment_id(name).is_some() => "segment",
         name if cleaned_id_of(name).is_some() => "cleaned",
