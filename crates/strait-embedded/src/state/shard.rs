@@ -42,6 +42,8 @@ pub(crate) struct Shard {
     pub(crate) returned: RangeSet,
     /// What is out, by first offset. Not durable.
     leases: BTreeMap<u64, Lease>,
+    /// The first offsets of those that are on their way to their member. Derived: a redrive has thousands of leases.
+    arriving: BTreeSet<u64>,
     /// By the hash of their key, the offsets that are about to be parked. Not durable; one that is no longer leased so is
     /// over.
     settling: RapidHashMap<u64, BTreeSet<u64>>,
@@ -261,7 +263,21 @@ impl Shard {
     // ---- leases: in memory only ----
 
     pub(crate) fn lease(&mut self, first: u64, lease: Lease) {
+        self.put_lease(first, lease);
+    }
+
+    fn put_lease(&mut self, first: u64, lease: Lease) {
+        if lease.delivered || lease.settling {
+            self.arriving.remove(&first);
+        } else {
+            self.arriving.insert(first);
+        }
         self.leases.insert(first, lease);
+    }
+
+    fn drop_lease(&mut self, first: u64) {
+        self.arriving.remove(&first);
+        self.leases.remove(&first);
     }
 
     pub(crate) fn lease_of(&self, offset: u64) -> Option<Lease> {
@@ -288,9 +304,9 @@ impl Shard {
             if lease.end <= first {
                 break;
             }
-            self.leases.remove(&start);
+            self.drop_lease(start);
             if start < first {
-                self.leases.insert(
+                self.put_lease(
                     start,
                     Lease {
                         end: first,
@@ -299,7 +315,7 @@ impl Shard {
                 );
             }
             if lease.end > end {
-                self.leases.insert(end, lease);
+                self.put_lease(end, lease);
             }
         }
         if self.leases.is_empty() {
@@ -313,7 +329,7 @@ impl Shard {
             return;
         };
         self.unlease(first, count);
-        self.leases.insert(
+        self.put_lease(
             first,
             Lease {
                 end: first + u64::from(count),
@@ -335,7 +351,7 @@ impl Shard {
         };
         self.unlease(first, count);
         let end = first + u64::from(count);
-        self.leases.insert(
+        self.put_lease(
             first,
             Lease {
                 end,
@@ -356,7 +372,7 @@ impl Shard {
         }
         self.unlease(offset, count);
         let end = offset + u64::from(count);
-        self.leases.insert(
+        self.put_lease(
             offset,
             Lease {
                 end,
@@ -377,7 +393,7 @@ impl Shard {
             .collect();
         let mut undelivered = Vec::new();
         for (first, lease) in gone {
-            self.leases.remove(&first);
+            self.drop_lease(first);
             if lease.delivered {
                 self.take_back_range(first, lease.end);
             } else {
@@ -394,10 +410,7 @@ impl Shard {
     pub(crate) fn is_overtaken(&self, offset: u64) -> bool {
         let returned = self.returned.first();
         returned.is_some_and(|(start, _)| start < offset)
-            || self
-                .leases
-                .range(..offset)
-                .any(|(_, lease)| !lease.delivered && !lease.settling)
+            || self.arriving.first().is_some_and(|first| *first < offset)
     }
 
     /// Unsettled messages that are no longer leased become due or returned.
@@ -459,6 +472,7 @@ impl Shard {
     /// After replay: nothing is out any more. `now` bounds waits that a clock set back made long.
     pub(crate) fn recovered(&mut self, now: i64) {
         self.leases.clear();
+        self.arriving.clear();
         self.settling.clear();
         self.parking.recovered(now);
         self.returned.clear();
