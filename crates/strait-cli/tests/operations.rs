@@ -3,10 +3,11 @@
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::path::PathBuf;
 use std::process::{Command, Output, Stdio};
 
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -189,6 +190,51 @@ fn describe_says_what_is_stored_where_and_why_it_waits() {
         let refused = dir.run(&["describe", object], "");
         assert_eq!(refused.status.code(), Some(code), "{object}");
     }
+}
+
+#[test]
+fn dev_tells_when_a_limit_is_passed_and_refuses_an_alarm_for_nobody() {
+    let dir = Dir::new();
+    dir.ok(&["produce", "orders", "--partitions", "1"], "one\ntwo\n");
+    dir.ok(&["consume", "orders", "-g", "billing", "-e", "-n", "1"], "");
+    for args in [
+        &["dev", "--alarm", "size=1"][..],
+        &["dev", "--alarm-run", "page"],
+        &["dev", "--alarm", "lag=1", "--alarm-run", " "],
+        &[
+            "dev",
+            "--alarm",
+            "lag=1",
+            "--alarm-post",
+            "http://10.1.1.1/",
+        ],
+    ] {
+        assert_eq!(dir.run(args, "").status.code(), Some(2), "{args:?}");
+    }
+    let alarm = ["--alarm", "lag=0,group=billing", "--alarm-every", "50ms"];
+    let mut dev = Command::new(env!("CARGO_BIN_EXE_strait"))
+        .arg("dev")
+        .args(alarm)
+        .current_dir(dir.root.path())
+        .env_remove("STRAIT_URL")
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
+    let mut wait_for = |wanted: &str| {
+        let line = lines
+            .by_ref()
+            .map(Result::unwrap)
+            .find(|line| line.contains(wanted));
+        assert!(line.is_some(), "dev ended without `{wanted}`");
+    };
+    wait_for("billing on orders: lag 1 is over 0");
+    dir.ok(&["consume", "orders", "-g", "billing", "-e"], "");
+    wait_for("billing on orders: lag 0 is within 0 again");
+    let pid = Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap();
+    kill_process(pid, Signal::INT).unwrap();
+    dev.wait().unwrap();
 }
 
 /// A directory of a test's own, and the program in it.
