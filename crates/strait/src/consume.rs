@@ -57,6 +57,7 @@ pub struct Consume {
     handover: Option<Duration>,
     gap: Option<u64>,
     max_dead: Option<u64>,
+    dead_age: Option<Duration>,
 }
 
 impl<M: Message> Group<M> {
@@ -109,6 +110,7 @@ impl Consume {
             handover: None,
             gap: None,
             max_dead: None,
+            dead_age: None,
         }
     }
 
@@ -186,6 +188,13 @@ impl Consume {
     /// Dead letters that the group keeps; at the bound it pauses. A million unless it is said.
     pub fn max_dead(mut self, letters: u64) -> Self {
         self.max_dead = Some(letters);
+        self
+    }
+
+    /// Dead letters that were given up longer ago may be removed. Without it they stay until somebody redrives or removes
+    /// them.
+    pub fn dead_age(mut self, age: Duration) -> Self {
+        self.dead_age = Some(age);
         self
     }
 
@@ -286,6 +295,7 @@ impl Consume {
         spec.handover = self.handover.unwrap_or(spec.handover);
         spec.gap = self.gap.unwrap_or(spec.gap);
         spec.max_dead = self.max_dead.unwrap_or(spec.max_dead);
+        spec.dead_age = self.dead_age.or(spec.dead_age);
         spec.dead_topic = match &self.dead_letter {
             Some(topic) => Some(Name::new(topic).map_err(named)?),
             None => None,
