@@ -2,9 +2,9 @@
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::bench::BenchArgs;
 use crate::bench::interleaved::InterleavedArgs;
 use crate::bench::sustained::SustainedArgs;
+use crate::bench::{BenchArgs, ParkedArgs, TopicsArgs};
 use crate::command::{
     backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
 };
@@ -133,4 +133,8 @@ pub(crate) enum BenchCommand {
     Interleaved(InterleavedArgs),
     /// A steady load with retention, cleaner and compaction at work
     Sustained(SustainedArgs),
+    /// Memory and speed of many parked keys
+    Parked(ParkedArgs),
+    /// Memory and speed of many topics
+    Topics(TopicsArgs),
 }

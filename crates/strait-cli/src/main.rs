@@ -91,6 +91,8 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Bench(BenchCommand::Events(args)) => bench::run(args, ctx).await,
         Command::Bench(BenchCommand::Interleaved(args)) => bench::interleaved::run(args, ctx).await,
         Command::Bench(BenchCommand::Sustained(args)) => bench::sustained::run(args, ctx).await,
+        Command::Bench(BenchCommand::Parked(args)) => bench::parked(args, ctx).await,
+        Command::Bench(BenchCommand::Topics(args)) => bench::topics(args, ctx).await,
         Command::Backup(args) => backup::backup(args, ctx).await,
         Command::Restore(args) => backup::run_restore(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),

@@ -7,7 +7,7 @@ use strait::core::{Position, Timestamp};
 
 use crate::text::parse_time;
 
-/// `start`, `end`, an offset, `-N` (the last N of each partition) or `@TIME`.
+/// `start` or `earliest`, `end` or `latest`, an offset, `-N` (the last N of each partition) or `@TIME`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Place(pub(crate) Start);
 
@@ -28,8 +28,8 @@ impl FromStr for Place {
             return Ok(Place(Start::Last(last)));
         }
         Ok(Place(match text {
-            "start" => Start::Earliest,
-            "end" => Start::Latest,
+            "start" | "earliest" => Start::Earliest,
+            "end" | "latest" => Start::Latest,
             _ => Start::At(Position::at(text.parse().map_err(|_| bad())?)),
         }))
     }
@@ -55,6 +55,8 @@ mod tests {
         let read = |text: &str| text.parse::<Place>().map(|place| place.0);
         assert_eq!(read("start"), Ok(Start::Earliest));
         assert_eq!(read("end"), Ok(Start::Latest));
+        assert_eq!(read("earliest"), read("start"));
+        assert_eq!(read("latest"), read("end"));
         assert_eq!(read("17"), Ok(Start::At(Position::at(17))));
         assert_eq!(read("-3"), Ok(Start::Last(3)));
         assert_eq!(

@@ -295,6 +295,108 @@ fn a_group_gets_each_message_once_and_goes_on_where_it_was() {
 }
 
 #[test]
+fn a_group_is_paused_altered_and_moved_with_the_plan_first() {
+    let dir = Dir::new();
+    let input: String = (0..10).map(|i| format!("{i}\n")).collect();
+    dir.run(&["topic", "create", "work", "--partitions", "1"], b"");
+    dir.run(&["produce", "work"], input.as_bytes());
+    dir.run(&["consume", "work", "-g", "team", "-e"], b"");
+    let show = || {
+        let shown = dir.run(&["group", "show", "team", "-o", "json"], b"");
+        assert_eq!(shown.code, 0, "{}", shown.stderr);
+        shown.json()[0].clone()
+    };
+    let ok = |args: &[&str]| {
+        let done = dir.run(args, b"");
+        assert_eq!(done.code, 0, "{args:?}: {}", done.stderr);
+        done.text().to_owned()
+    };
+
+    let pause = ["group", "pause", "team", "--reason", "bank is down"];
+    let plan = ok(&[&pause[..], &["--dry-run"]].concat());
+    assert!(
+        plan.contains("would pause group `team` on `work`"),
+        "{plan}"
+    );
+    assert_eq!(show()["rules"]["pause"], json!(null));
+    assert_eq!(dir.run(&pause, b"").code, 2, "it asks, and nobody answers");
+    ok(&[&pause[..], &["--yes"]].concat());
+    dir.run(&["produce", "work"], b"late\n");
+    let shown = show();
+    assert_eq!(shown["rules"]["pause"]["reason"], json!("bank is down"));
+    assert_eq!(shown["partitions"][0]["waits"]["why"], json!("pause"));
+    assert_eq!(
+        shown["partitions"][0]["waits"]["next"],
+        json!("strait group resume team --topic work")
+    );
+    ok(&["group", "resume", "team"]);
+    let shown = show();
+    assert_eq!(shown["rules"]["pause"], json!(null));
+    assert_eq!(shown["partitions"][0]["waits"]["why"], json!("member"));
+
+    let alter = [
+        "group",
+        "alter",
+        "team",
+        "--gap",
+        "5",
+        "--max-attempts",
+        "3",
+    ];
+    let plan = ok(&[&alter[..], &["--dry-run"]].concat());
+    assert!(plan.contains("gap: 10,000 -> 5"), "{plan}");
+    ok(&[&alter[..], &["--yes"]].concat());
+    let rules = show()["rules"].clone();
+    assert_eq!(
+        (&rules["gap"], &rules["max_attempts"]),
+        (&json!(5), &json!(3))
+    );
+    assert_eq!(rules["set_by_operator"], json!(["max_attempts", "gap"]));
+    let read = dir.run(&["consume", "work", "-g", "team", "-e"], b"");
+    assert_eq!(read.json().len(), 1, "{}", read.stderr);
+    ok(&["group", "alter", "team", "--gap", "declared", "--yes"]);
+    assert_eq!(show()["rules"]["gap"], json!(10_000));
+    let zero = dir.run(&["group", "alter", "team", "--gap", "0", "--yes"], b"");
+    assert!(zero.stderr.contains("the gap is 0"), "{}", zero.stderr);
+
+    let plan = ok(&[
+        "group",
+        "reset",
+        "team",
+        "--back",
+        "2h",
+        "--dry-run",
+        "-o",
+        "json",
+    ]);
+    let plan: serde_json::Value = serde_json::from_str(&plan).unwrap();
+    assert_eq!(
+        (&plan["again"], &plan["passed_over"]),
+        (&json!(11), &json!(0))
+    );
+    assert_eq!(show()["lag"], json!(0), "a plan moves nothing");
+    ok(&["group", "seek", "team", "--back", "2h", "--yes"]);
+    assert_eq!(show()["lag"], json!(11));
+
+    let plan = ok(&["topic", "alter", "work", "--partitions", "4", "--dry-run"]);
+    assert!(plan.contains("about 75 % of the keys move"), "{plan}");
+    assert!(plan.contains("group `team`: lag 11"), "{plan}");
+    ok(&["topic", "alter", "work", "--partitions", "4", "--yes"]);
+    assert_eq!(show()["partitions"].as_array().unwrap().len(), 4);
+    let fewer = dir.run(
+        &["topic", "alter", "work", "--partitions", "2", "--yes"],
+        b"",
+    );
+    assert!(
+        fewer.stderr.contains("only become more"),
+        "{}",
+        fewer.stderr
+    );
+    let plan = ok(&["topic", "rm", "work", "--dry-run"]);
+    assert!(plan.contains("group `team`"), "{plan}");
+}
+
+#[test]
 fn what_is_missing_forbidden_or_mistyped_has_its_exit_code() {
     let dir = Dir::new();
     let fails = |args: &[&str], code: i32, says: &str| {

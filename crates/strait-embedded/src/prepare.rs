@@ -74,25 +74,68 @@ pub(crate) fn prepare(shared: &Shared, unit: Unit) -> Result<Prepared, Box<Refus
         unit,
         messages: Vec::new(),
     };
-    let mut left = limit.saturating_sub(prepared.bytes());
-    let mut over = prepared.bytes() > limit;
-    for (receipt, verdict) in &prepared.unit.settle {
-        if !needs_messages(verdict) {
-            continue;
-        }
-        match take(shared, receipt, verdict, &mut left) {
-            Ok(Some(taken)) => prepared.messages.push(taken),
-            Ok(None) => over = true,
-            Err(error) => return Err(Box::new((prepared.unit, error))),
-        }
-        if over {
-            break;
-        }
-    }
-    if over {
+    let left = limit.saturating_sub(prepared.bytes());
+    if prepared.bytes() > limit {
         return Err(Box::new((prepared.unit, too_large(limit))));
     }
+    match take_all(shared, &prepared.unit.settle, left) {
+        Ok(Some(messages)) => prepared.messages = messages,
+        Ok(None) => return Err(Box::new((prepared.unit, too_large(limit)))),
+        Err(error) => return Err(Box::new((prepared.unit, error))),
+    }
     Ok(prepared)
+}
+
+/// Receipts whose messages are read together.
+const TOGETHER: usize = 512;
+
+/// What the verdicts of a unit take, for each that needs it; `None` when it is more than `left`. Receipts of one partition
+/// are mostly of messages that lie together: they are read together.
+fn take_all(
+    shared: &Shared,
+    settle: &[(Receipt, Verdict)],
+    mut left: usize,
+) -> Result<Option<Vec<Vec<Taken>>>> {
+    let needing: Vec<(&Receipt, &Verdict)> = settle
+        .iter()
+        .filter(|(_, verdict)| needs_messages(verdict))
+        .map(|(receipt, verdict)| (receipt, verdict))
+        .collect();
+    let place = |receipt: &Receipt| (receipt.fence().consumer, receipt.fence().shard);
+    let mut all = Vec::with_capacity(needing.len());
+    let same = needing.chunk_by(|(a, _), (b, _)| place(a) == place(b));
+    for near in same.flat_map(|same| same.chunks(TOGETHER)) {
+        let held: Vec<Option<HeldMessages>> = near
+            .iter()
+            .map(|(receipt, _)| held(shared, receipt))
+            .collect();
+        let (Some((receipt, _)), Some(first)) = (near.first(), held.iter().flatten().next()) else {
+            // Fenced: the writer says so.
+            all.extend(near.iter().map(|_| Vec::new()));
+            continue;
+        };
+        let (consumer, shard) = place(receipt);
+        let group = group_of(consumer);
+        let (name, topic) = (first.name.clone(), first.topic);
+        let (mut messages, mut counts) = (Vec::new(), Vec::with_capacity(held.len()));
+        let max_attempts = first.max_attempts;
+        for held in held {
+            counts.push(held.as_ref().map(|held| held.messages.len()));
+            messages.extend(held.into_iter().flat_map(|held| held.messages));
+        }
+        let read = read_all_again(shared, &name, topic, group, shard, &messages);
+        let mut read = messages.iter().zip(read);
+        for ((_, verdict), count) in near.iter().zip(counts) {
+            let of_it = read.by_ref().take(count.unwrap_or(0));
+            let Some(taken) = take(shared, group, verdict, max_attempts, of_it, &mut left)? else {
+                return Ok(None);
+            };
+            // What was not held, or is not there any more: the writer says that it is fenced.
+            let whole = count.is_some_and(|count| taken.len() == count);
+            all.push(if whole { taken } else { Vec::new() });
+        }
+    }
+    Ok(Some(all))
 }
 
 /// The most that the sends of a unit and the copies of its dead letters may have together: a group of the log holds
@@ -109,39 +152,34 @@ fn too_large(limit: usize) -> strait_core::Error {
         .next("settle fewer messages in one unit, or send less with it")
 }
 
-/// What a verdict over a receipt takes; `None` when it is more than `left`.
-fn take(
+/// What a verdict over a receipt takes; `None` when it is more than `left`. Less than all when some is not there any more.
+fn take<'a>(
     shared: &Shared,
-    receipt: &Receipt,
+    group: GroupId,
     verdict: &Verdict,
+    max_attempts: u32,
+    read: impl Iterator<Item = (&'a Again, Result<Option<Message>>)>,
     left: &mut usize,
 ) -> Result<Option<Vec<Taken>>> {
-    let fence = receipt.fence();
-    let group = group_of(fence.consumer);
-    let (Verdict::Retry { reason, .. } | Verdict::Dead(reason)) = verdict else {
-        return Ok(Some(Vec::new()));
+    let (last_from, reason) = match verdict {
+        Verdict::Retry { counts, reason, .. } => {
+            (if *counts { max_attempts } else { u32::MAX }, reason)
+        }
+        Verdict::Dead(reason) => (0, reason),
+        _ => return Ok(Some(Vec::new())),
     };
-    let Some(held) = held(shared, receipt) else {
-        // Fenced: the writer says so.
-        return Ok(Some(Vec::new()));
-    };
-    let last = |attempt: u32| match verdict {
-        Verdict::Retry { counts, .. } => *counts && attempt >= held.max_attempts,
-        _ => true,
-    };
-    let mut all = Vec::with_capacity(held.messages.len());
-    let (name, shard) = (&held.name, fence.shard);
-    let read = read_all_again(shared, name, held.topic, group, shard, &held.messages);
-    for (one, message) in held.messages.iter().zip(read) {
+    let mut all = Vec::new();
+    // Each is taken from the iterator, also after one that is not there: the next receipt's follow.
+    for (one, message) in read {
         let message = match message {
             // It was lost after the look above, and then retention, compaction or a deletion took it.
             Err(error) if error.kind() == strait_core::Kind::NotFound => None,
             other => other?,
         };
         let Some(message) = message else {
-            return Ok(Some(Vec::new()));
+            continue;
         };
-        let taken = if last(one.attempt) {
+        let taken = if one.attempt >= last_from {
             let copy = dead_copy(shared, group, &message, one.attempt, reason);
             taken(one.offset, &message, copy)
         } else {

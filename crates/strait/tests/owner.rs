@@ -81,10 +81,14 @@ fn append(partition: u32, records: Records) -> Append {
 }
 
 async fn all(events: &Arc<dyn Events>, partition: u32) -> Vec<String> {
+    all_of(events, "orders", partition).await
+}
+
+async fn all_of(events: &Arc<dyn Events>, topic: &str, partition: u32) -> Vec<String> {
     let (mut found, mut position) = (Vec::new(), Position::at(0));
     loop {
         let cursor = Cursor {
-            topic: name("orders"),
+            topic: name(topic),
             partition,
             position,
             wait: Duration::ZERO,
@@ -178,6 +182,7 @@ fn child() {
                 std::future::pending::<()>().await;
             }
             "member" => member(shared).await,
+            "worker" => worker(shared).await,
             _ => panic!("no such part"),
         }
     });
@@ -222,6 +227,71 @@ async fn member(shared: Shared) {
     ) {}
     say("has one again");
     std::future::pending::<()>().await;
+}
+
+/// Handles messages one by one: what it sends for one leaves with its settle.
+async fn worker(shared: Shared) {
+    let spec = GroupSpec {
+        lease: Duration::from_secs(2),
+        handover: Duration::from_secs(2),
+        // Nothing here fails by itself.
+        max_attempts: 1_000_000,
+        ..GroupSpec::new(name("billing"), name("orders"))
+    };
+    let mut consumer = lane(&shared).join(spec).await.unwrap();
+    say("ready");
+    loop {
+        let messages: Vec<(strait::core::Message, Receipt)> =
+            match consumer.next(20, 1 << 20).await.unwrap() {
+                Arrival::Run(chunk, mut receipt) => {
+                    let mut messages = Vec::new();
+                    for item in chunk.iter() {
+                        let own = receipt.split_first();
+                        messages.push((item.to_message(), own));
+                    }
+                    // The last part is what is left of the receipt.
+                    let mut rest = Some(receipt);
+                    let own = |(message, own): (_, Option<Receipt>)| {
+                        (message, own.or_else(|| rest.take()).unwrap())
+                    };
+                    messages.into_iter().map(own).collect()
+                }
+                Arrival::Each(each) => each
+                    .into_iter()
+                    .map(|one| (one.message, one.receipt))
+                    .collect(),
+                Arrival::Revoking(shard, _) => {
+                    consumer.control.handed_back(shard);
+                    continue;
+                }
+                _ => continue,
+            };
+        for (message, receipt) in messages {
+            let record = message.record();
+            let text = String::from_utf8(record.body().to_vec()).unwrap();
+            let mut billed = RecordsBuilder::new(&[]).unwrap();
+            billed
+                .push(NewRecord {
+                    key: record.key(),
+                    body: record.body(),
+                    ..NewRecord::default()
+                })
+                .unwrap();
+            let mut unit = Unit::settle(receipt, Verdict::Done);
+            unit.send.push(strait::core::Outgoing::Append {
+                topic: name("billed"),
+                partition: message.partition(),
+                records: billed.build(),
+                expected: Expected::Any,
+                dedupe: false,
+            });
+            match shared.commit(vec![unit]).await.pop().unwrap() {
+                Outcome::Applied(_) => say(&format!("did {text}")),
+                // What it has of the rest comes again, here or elsewhere.
+                _ => break,
+            }
+        }
+    }
 }
 
 async fn first_receipt(consumer: &mut Consumer) -> Receipt {
@@ -433,6 +503,119 @@ async fn a_member_that_is_killed_makes_room_at_once() {
             .await[..],
         [Outcome::Applied(_)]
     ));
+}
+
+const KEYS: u64 = 12;
+
+/// Sends more of each key, as a process that comes and goes.
+fn feed(directory: &Path, from: u64, count: u64) {
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let shared = open(directory).await;
+        for topic in ["orders", "billed"] {
+            let spec = TopicSpec::new(name(topic)).partitions(4);
+            soon(lane(&shared).declare(spec)).await.unwrap();
+        }
+        for partition in 0..4 {
+            let mut batch = RecordsBuilder::new(&[]).unwrap();
+            for number in from..from + count {
+                for key in (0..KEYS).filter(|key| key % 4 == partition) {
+                    batch
+                        .push(NewRecord {
+                            key: Some(format!("{key}").as_bytes()),
+                            body: format!("{key}-{number}").as_bytes(),
+                            ..NewRecord::default()
+                        })
+                        .unwrap();
+                }
+            }
+            let append = Append {
+                dedupe: true,
+                ..append(partition as u32, batch.build())
+            };
+            soon(lane(&shared).append(append)).await.unwrap();
+        }
+        shared.close(GRACE).await;
+    });
+}
+
+/// A worker whose lines go to `lines`.
+fn start_worker(directory: &Path, lines: &std::sync::mpsc::Sender<String>) -> Child {
+    let mut worker = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "child", "--nocapture", "--test-threads=1"])
+        .env("STRAIT_TEST_PART", "worker")
+        .env("STRAIT_TEST_DIR", directory)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let (output, lines) = (worker.stdout.take().unwrap(), lines.clone());
+    std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            if lines.send(line).is_err() {
+                return;
+            }
+        }
+    });
+    worker
+}
+
+/// Three workers, of which the first owns the directory; again and again one is killed in the middle of its work, the
+/// owner as often as a guest. What each message had sent for it is there once, and in the order of its key.
+#[test]
+fn a_group_of_processes_survives_kill_minus_nine() {
+    let kills = std::env::var("STRAIT_KILL_ROUNDS").ok();
+    let kills: u64 = kills.map_or(25, |text| text.parse().unwrap());
+    let directory = tempfile::tempdir().unwrap();
+    let (lines, said) = std::sync::mpsc::channel::<String>();
+    let did = || loop {
+        let line = said.recv_timeout(LATE).expect("nobody works");
+        if line.contains("did ") {
+            return;
+        }
+    };
+    feed(directory.path(), 0, 5);
+    let mut workers: Vec<Child> = (0..3)
+        .map(|_| start_worker(directory.path(), &lines))
+        .collect();
+    for kill in 0..kills {
+        feed(directory.path(), 5 * (kill + 1), 5);
+        for _ in 0..1 + kill * 7 % 23 {
+            did();
+        }
+        let victim = &mut workers[(kill * 5 % 3) as usize];
+        victim.kill().unwrap();
+        victim.wait().unwrap();
+        *victim = start_worker(directory.path(), &lines);
+    }
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    runtime.block_on(async {
+        let shared = open(directory.path()).await;
+        let events = lane(&shared);
+        let lag = || async {
+            let info = soon(events.group(name("billing"), name("orders"))).await;
+            info.unwrap().lag()
+        };
+        while lag().await > 0 {
+            did();
+        }
+        let (mut count, mut last) = (0, std::collections::BTreeMap::new());
+        for partition in 0..4 {
+            for text in all_of(&events, "billed", partition).await {
+                let (key, number) = text.split_once('-').unwrap();
+                let (key, number): (u64, u64) = (key.parse().unwrap(), number.parse().unwrap());
+                let before = last.insert(key, number);
+                let wanted = before.map_or(0, |before| before + 1);
+                assert_eq!(number, wanted, "after {before:?} of key {key}");
+                count += 1;
+            }
+        }
+        assert_eq!(count, KEYS * 5 * (kills + 1), "effects");
+    });
+    for worker in &mut workers {
+        worker.kill().unwrap();
+        worker.wait().unwrap();
+    }
 }
 
 #[tokio::test]

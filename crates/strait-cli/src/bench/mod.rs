@@ -1,4 +1,6 @@
-//! `strait bench events`: measures this machine and this build, against a bare log in the same run.
+//! `strait bench`: measures this machine and this build.
+//!
+//! `events` measures this machine and this build, against a bare log in the same run.
 //!
 //! A closed loop: each producer keeps so many appends under way, and starts the next when one is acknowledged. The bare
 //! log takes the same batches from the same producers through a queue to one thread that writes and fsyncs: what the
@@ -9,9 +11,14 @@ mod group;
 pub(crate) mod interleaved;
 mod load;
 mod memory;
+mod parked;
 mod process;
 mod redrive;
 pub(crate) mod sustained;
+mod topics;
+
+pub(crate) use parked::{ParkedArgs, run as parked};
+pub(crate) use topics::{TopicsArgs, run as topics};
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -165,6 +172,19 @@ impl Drop for OwnDirectory {
     }
 }
 
+impl OwnDirectory {
+    fn create() -> Outcome<Self> {
+        let path = PathBuf::from(format!("strait-bench-{}", std::process::id()));
+        std::fs::create_dir(&path).map_err(|e| Error::io(path.display(), e))?;
+        Ok(OwnDirectory(path))
+    }
+}
+
+/// What a task of the benchmark came to.
+fn joined(done: Result<Result<(), Error>, tokio::task::JoinError>) -> Outcome {
+    Ok(done.map_err(|error| Error::new(Kind::Unexpected, error.to_string()))??)
+}
+
 impl Place {
     fn new(args: &BenchArgs, ctx: &Ctx) -> Outcome<Self> {
         if let Some(url) = &ctx.global.url {
@@ -179,9 +199,7 @@ impl Place {
     }
 
     fn own() -> Outcome<Self> {
-        let path = PathBuf::from(format!("strait-bench-{}", std::process::id()));
-        std::fs::create_dir(&path).map_err(|e| Error::io(path.display(), e))?;
-        Ok(Place::Own(OwnDirectory(path)))
+        OwnDirectory::create().map(Place::Own)
     }
 
     /// The engine in the benchmark's own directory, as it comes.

@@ -1,19 +1,26 @@
-//! `strait group`: list, show, move and remove consumer groups.
+//! `strait group`: list, show, move, pause, alter and remove consumer groups.
 
 use std::time::Duration;
 
-use clap::{Args, Subcommand};
+use clap::Subcommand;
 use serde::Serialize;
 use strait::core::Name;
-use strait::core::events::{GroupInfo, Seek, ShardInfo, Start};
+use strait::core::events::{GroupInfo, ShardInfo};
 
 use super::{Ctx, skip};
 use crate::confirm::{DryRun, agreed};
-use crate::fail::{Failure, Outcome};
+use crate::fail::Outcome;
 use crate::out::{Column, Row, Shape, number, text};
-use crate::start::{Place, in_words};
 use crate::target::Target;
 use crate::text::{count, duration, shown};
+
+mod seek;
+mod standing;
+mod steer;
+
+use seek::SeekArgs;
+use standing::{Rules, Standing, Told};
+use steer::{AlterArgs, PauseArgs, ResumeArgs};
 
 #[derive(Debug, Subcommand)]
 pub(crate) enum GroupCommand {
@@ -39,10 +46,17 @@ pub(crate) enum GroupCommand {
         #[arg(long, value_name = "TOPIC")]
         topic: Option<Name>,
     },
-    /// Move the position of a group
+    /// Move the position of a group: back, forward, to a time
+    #[command(visible_alias = "reset")]
     Seek(SeekArgs),
     /// Set one message aside: it becomes a dead letter, with your reason
     Skip(skip::SkipArgs),
+    /// Pause a group: its members stay, and get nothing new
+    Pause(PauseArgs),
+    /// End a pause
+    Resume(ResumeArgs),
+    /// Set limits over what the group's members declare, or lift them
+    Alter(AlterArgs),
     /// Delete a group's positions, parked messages and dead letters
     #[command(
         visible_alias = "delete",
@@ -59,30 +73,6 @@ pub(crate) enum GroupCommand {
         #[command(flatten)]
         dry: DryRun,
     },
-}
-
-#[derive(Debug, Args)]
-#[command(after_help = "Examples:
-  strait group seek billing --to start --dry-run
-  strait group seek billing --to @-1h --yes
-  strait group seek billing --to 1200 -p 3 --yes")]
-pub(crate) struct SeekArgs {
-    /// The group
-    group: Name,
-    /// Where to: start, end, an offset, @TIME, or -N for the last N of each partition
-    #[arg(long, value_name = "PLACE", allow_hyphen_values = true)]
-    to: Place,
-    /// Where the group reads several topics: which
-    #[arg(long, value_name = "TOPIC")]
-    topic: Option<Name>,
-    /// Only this partition
-    #[arg(short, long, value_name = "N")]
-    partition: Option<u32>,
-    /// Also while members are live: they lose what they hold
-    #[arg(long)]
-    force: bool,
-    #[command(flatten)]
-    dry: DryRun,
 }
 
 /// A group on a topic, in a list.
@@ -184,7 +174,9 @@ struct ShardRow {
     oldest_ms: Option<u64>,
     parked: u64,
     in_flight: u64,
+    held_keys: u64,
     member: Option<String>,
+    waits: Option<Told>,
 }
 
 impl ShardRow {
@@ -201,6 +193,8 @@ impl ShardRow {
             oldest_ms: shard.oldest.map(millis),
             parked: shard.parked,
             in_flight: shard.in_flight,
+            held_keys: shard.held_keys,
+            waits: shard.waits.as_ref().map(|waits| Told::new(info, waits)),
             member: owner.map(|member| shown(member.name.as_bytes())),
         }
     }
@@ -218,9 +212,10 @@ impl Row for ShardRow {
             "OLDEST",
             "PARKED",
             "IN FLIGHT",
+            "HELD KEYS",
         ];
         let mut columns = titles.map(number).to_vec();
-        columns.push(text("MEMBER"));
+        columns.extend([text("MEMBER"), text("WAITS FOR")]);
         columns
     }
 
@@ -233,7 +228,9 @@ impl Row for ShardRow {
             age(self.oldest_ms, people),
             count(self.parked, people),
             count(self.in_flight, people),
+            count(self.held_keys, people),
             self.member.clone().unwrap_or_else(|| "-".to_owned()),
+            self.waits.as_ref().map_or("-", Told::word).to_owned(),
         ]
     }
 }
@@ -259,8 +256,11 @@ async fn carry_out(command: GroupCommand, target: &Target, ctx: &Ctx) -> Outcome
             }
             Ok(())
         }
-        GroupCommand::Seek(args) => seek(args, target, ctx).await,
+        GroupCommand::Seek(args) => seek::run(args, target, ctx).await,
         GroupCommand::Skip(args) => skip::skip(args, target, ctx).await,
+        GroupCommand::Pause(args) => steer::pause(args, target, ctx).await,
+        GroupCommand::Resume(args) => steer::resume(args, target, ctx).await,
+        GroupCommand::Alter(args) => steer::alter(args, target, ctx).await,
         GroupCommand::Rm { group, topic, dry } => {
             let found = target.groups_named(&group, topic.as_ref()).await?;
             let steps: Vec<String> = found.iter().map(removal).collect();
@@ -305,11 +305,13 @@ fn show(info: &GroupInfo, ctx: &Ctx) -> Outcome {
                 schema: u32,
                 #[serde(flatten)]
                 group: GroupRow,
+                rules: Rules,
                 partitions: Vec<ShardRow>,
             }
             let document = Document {
                 schema: crate::out::SCHEMA,
                 group: GroupRow::new(info),
+                rules: Rules::new(info),
                 partitions: shards,
             };
             ctx.out.object(&document, "")
@@ -317,125 +319,13 @@ fn show(info: &GroupInfo, ctx: &Ctx) -> Outcome {
         Shape::Table { .. } => {
             ctx.out.list(&[GroupRow::new(info)])?;
             ctx.out.write(b"\n")?;
-            ctx.out.list(&shards)
+            ctx.out.list(&shards)?;
+            ctx.out.write(Standing(info).to_string().as_bytes())
         }
-        Shape::Tabs { .. } => ctx.out.list(&shards),
-    }
-}
-
-/// One partition's move, as planned and as done.
-#[derive(Debug, Serialize)]
-struct MoveRow {
-    group: String,
-    topic: String,
-    partition: u32,
-    from: u64,
-    to: u64,
-}
-
-impl Row for MoveRow {
-    const LIST: &'static str = "moves";
-
-    fn columns(_: bool) -> Vec<Column> {
-        vec![number("PARTITION"), number("FROM"), number("TO")]
-    }
-
-    fn cells(&self, _: bool, people: bool) -> Vec<String> {
-        vec![
-            self.partition.to_string(),
-            count(self.from, people),
-            count(self.to, people),
-        ]
-    }
-}
-
-async fn seek(args: SeekArgs, target: &Target, ctx: &Ctx) -> Outcome {
-    let info = target.group(&args.group, args.topic.as_ref()).await?;
-    let mut rows = Vec::new();
-    for (partition, shard) in (0..).zip(&info.shards) {
-        if args.partition.is_some_and(|only| only != partition) {
-            continue;
+        Shape::Tabs { .. } => {
+            ctx.out.list(&shards)?;
+            ctx.out.note(Standing(info).to_string().trim_end());
+            Ok(())
         }
-        let to = locate(&args, target, &info, partition, shard).await?;
-        rows.push(MoveRow {
-            group: info.group.to_string(),
-            topic: info.topic.to_string(),
-            partition,
-            from: shard.committed.offset(),
-            to,
-        });
     }
-    if rows.is_empty() {
-        return Err(Failure::usage(format!(
-            "topic `{}` has {} partitions, numbered from 0",
-            info.topic,
-            info.shards.len()
-        )));
-    }
-    let plan = plan(&args, &info, &rows);
-    if !agreed(&plan, args.dry, &ctx.global, &ctx.out)? {
-        return Ok(());
-    }
-    for row in &mut rows {
-        let to = target.events.seek(Seek {
-            group: info.group.clone(),
-            topic: info.topic.clone(),
-            partition: row.partition,
-            to: args.to.0,
-            force: args.force,
-        });
-        row.to = to.await?.offset();
-    }
-    ctx.out.list(&rows)
-}
-
-async fn locate(
-    args: &SeekArgs,
-    target: &Target,
-    info: &GroupInfo,
-    partition: u32,
-    shard: &ShardInfo,
-) -> Outcome<u64> {
-    Ok(match args.to.0 {
-        Start::At(position) => position.min(shard.end).offset(),
-        start => target
-            .events
-            .locate(info.topic.clone(), partition, start)
-            .await?
-            .offset(),
-    })
-}
-
-/// The plan: what moves, what that means, and who is live.
-fn plan(args: &SeekArgs, info: &GroupInfo, rows: &[MoveRow]) -> String {
-    let again: u64 = rows.iter().map(|r| r.from.saturating_sub(r.to)).sum();
-    let over: u64 = rows.iter().map(|r| r.to.saturating_sub(r.from)).sum();
-    let mut plan = format!(
-        "move group `{}` on `{}` to {}: about {} messages come again, {} are passed over",
-        info.group,
-        info.topic,
-        in_words(args.to.0),
-        count(again, true),
-        count(over, true)
-    );
-    for row in rows {
-        plan.push_str(&format!(
-            "\n  partition {}: {} -> {}",
-            row.partition, row.from, row.to
-        ));
-    }
-    if !info.members.is_empty() {
-        let names: Vec<String> = info
-            .members
-            .iter()
-            .map(|member| shown(member.name.as_bytes()))
-            .collect();
-        let how = if args.force {
-            "they lose what they hold"
-        } else {
-            "it is refused while they are: stop them, or say --force"
-        };
-        plan.push_str(&format!("\n  live members: {} ({how})", names.join(", ")));
-    }
-    plan
 }

@@ -336,12 +336,13 @@ async fn carry_out(command: TopicCommand, target: &Target, ctx: &Ctx) -> Outcome
         TopicCommand::Alter(args) => alter(args, target, ctx).await,
         TopicCommand::Rm { topic, dry } => {
             let row = TopicRow::new(&target.topic(&topic).await?);
-            let plan = format!(
+            let mut plan = format!(
                 "delete topic `{topic}` with {} messages ({}) and the positions of its groups; \
                  this cannot be undone",
                 count(row.messages, true),
                 bytes(row.bytes, true)
             );
+            plan.push_str(&groups_on(target, &topic, "ends").await?);
             if agreed(&plan, dry, &ctx.global, &ctx.out)? {
                 target.events.delete(topic.clone()).await?;
                 ctx.out.note(format!("deleted topic `{topic}`"));
@@ -407,12 +408,14 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
     }
     let mut steps = Vec::new();
     if let Some(partitions) = change.partitions {
-        steps.push(format!(
-            "raise the partitions of `{}` from {} to {partitions}: most keys move to other partitions, \
-             and keep no order with their earlier messages",
-            args.topic,
-            now.partitions.len()
-        ));
+        if partitions as usize <= now.partitions.len() {
+            return Err(Failure::usage(format!(
+                "`{}` has {} partitions, they can only become more",
+                args.topic,
+                now.partitions.len()
+            )));
+        }
+        steps.push(more_partitions(&now, partitions));
     }
     if let Some(retention) = change.retention {
         let mut after = now.clone();
@@ -432,9 +435,59 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
         Some(None) => steps.push(format!("let `{}` keep every message of a key", args.topic)),
         None => {}
     }
-    if !agreed(&steps.join(", and "), args.dry, &ctx.global, &ctx.out)? {
+    let mut plan = steps.join(", and ");
+    if change.partitions.is_some() {
+        plan.push_str(&groups_on(target, &args.topic, "gets the new partitions").await?);
+    }
+    if !agreed(&plan, args.dry, &ctx.global, &ctx.out)? {
         return Ok(());
     }
     let info = target.events.alter(args.topic, change).await?;
     ctx.out.list(&[TopicRow::new(&info)])
+}
+
+/// What more partitions mean: how many keys move, and what becomes of their order.
+fn more_partitions(now: &TopicInfo, partitions: u32) -> String {
+    let before = now.partitions.len();
+    // Keys go by their hash modulo the number of partitions: those stay that fall on the same one of both.
+    let (a, b) = (before as u64, u64::from(partitions));
+    let period = a / gcd(a, b.max(1)) * b;
+    let stay = (0..period.min(1 << 20)).filter(|hash| hash % a == hash % b.max(1));
+    let moves = 100 - 100 * stay.count() as u64 / period.clamp(1, 1 << 20);
+    let mut text = format!(
+        "raise the partitions of `{}` from {before} to {partitions}: about {moves} % of the keys move to other partitions; \
+         their later messages keep no order with the {} that are there",
+        now.name,
+        count(TopicRow::new(now).messages, true)
+    );
+    if now.key_versions {
+        text.push_str("; versions of keys go on");
+    }
+    text
+}
+
+fn gcd(a: u64, b: u64) -> u64 {
+    if b == 0 { a.max(1) } else { gcd(b, a % b) }
+}
+
+/// The groups on a topic, one a line, with what happens to those that have live members.
+async fn groups_on(target: &Target, topic: &Name, what: &str) -> Outcome<String> {
+    let mut text = String::new();
+    for info in target.events.groups().await? {
+        if info.topic != *topic {
+            continue;
+        }
+        let live = match info.members.len() {
+            0 => "no live member".to_owned(),
+            1 => format!("1 live member, it {what}"),
+            n => format!("{n} live members, each {what}"),
+        };
+        text.push_str(&format!(
+            "\n  group `{}`: lag {}, {} dead letters, {live}",
+            info.group,
+            count(info.lag(), true),
+            count(info.dead, true)
+        ));
+    }
+    Ok(text)
 }

@@ -216,7 +216,7 @@ impl Group {
     /// Why it takes nothing now.
     pub(crate) fn paused(&self) -> Option<Arc<str>> {
         if let Some(pause) = &self.operator.pause {
-            return Some(format!("paused by an operator: {}", pause.reason).into());
+            return Some(format!("by an operator: {}", pause.reason).into());
         }
         self.has_too_many_dead().then(|| {
             format!(

@@ -20,6 +20,7 @@ use crate::codec::{Decoded, Reader, put_u64};
 use crate::ops::ParkOp;
 use crate::ranges::RangeSet;
 
+mod entries;
 mod parking;
 mod reasons;
 

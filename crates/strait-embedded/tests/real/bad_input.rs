@@ -7,11 +7,16 @@ use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicI64, Ordering};
+use std::time::Duration;
 
-use strait_core::events::{Start, TopicSpec};
-use strait_core::{Kind, NewRecord, Records, Timestamp, codes};
-use strait_embedded::Embedded;
+use strait_core::events::{GroupSpec, Retention, Start, TopicSpec};
+use strait_core::{
+    Arrival, Clock, Consumer, Delivery, Engine, Kind, NewRecord, Outcome, Records, SystemClock,
+    Timestamp, Unit, Verdict, codes,
+};
 use strait_embedded::disk::{OpenError, RealDisk, verify};
+use strait_embedded::{Embedded, Options};
 
 use crate::support::{
     append, append_of, block_on, child, declare, events, name, open, read_all, role, skipped,
@@ -406,4 +411,182 @@ fn times_before_1970_are_kept_and_found() {
     check(&engine);
     drop(engine);
     check(&open(&data).expect("it opens"));
+}
+
+/// The next message, as a single delivery.
+async fn next(consumer: &mut Consumer) -> Delivery {
+    loop {
+        let arrival = tokio::time::timeout(Duration::from_secs(60), consumer.next(1, 1 << 20));
+        match arrival.await.expect("it comes").expect("an arrival") {
+            Arrival::Run(chunk, receipt) => {
+                return Delivery {
+                    message: chunk.iter().next().expect("one").to_message(),
+                    attempt: 1,
+                    last_error: None,
+                    receipt,
+                };
+            }
+            Arrival::Each(mut each) => return each.remove(0),
+            _ => {}
+        }
+    }
+}
+
+async fn settle(engine: &Embedded, delivery: Delivery, verdict: Verdict) {
+    let unit = Unit::settle(delivery.receipt, verdict);
+    let outcome = engine.commit(vec![unit]).await.pop();
+    assert!(matches!(outcome, Some(Outcome::Applied(_))), "{outcome:?}");
+}
+
+fn retry(after: Duration) -> Verdict {
+    Verdict::Retry {
+        after,
+        reason: "not now".into(),
+        counts: true,
+    }
+}
+
+#[test]
+fn a_key_of_64_kib_is_a_key_and_a_longer_one_is_refused() {
+    let (_dir, data) = data();
+    let engine = open(&data).expect("an empty directory");
+    let key = vec![b'k'; 64 << 10];
+    let of = |key: &[u8]| {
+        Records::one(
+            &[],
+            NewRecord {
+                key: Some(key),
+                body: b"a body",
+                ..NewRecord::default()
+            },
+        )
+    };
+    let error = of(&[&key[..], b"k"].concat()).expect_err("a byte too long");
+    assert!(error.is(codes::TOO_LARGE), "{error:?}");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        for _ in 0..2 {
+            let append = strait_core::events::Append {
+                records: of(&key).expect("at the limit"),
+                ..append_of("in", 0, b"")
+            };
+            events(&engine).append(append).await.expect("appended");
+        }
+        let spec = GroupSpec {
+            gap: 1,
+            ..GroupSpec::new(name("group"), name("in"))
+        };
+        let mut consumer = events(&engine).join(spec).await.expect("a member");
+        let first = next(&mut consumer).await;
+        settle(&engine, first, retry(Duration::from_millis(50))).await;
+        let info = events(&engine).group(name("group"), name("in")).await;
+        let waits = info.expect("the group").shards[0].waits.clone();
+        let Some(strait_core::events::Waits::Gap(stuck)) = waits else {
+            panic!("it stands at its gap: {waits:?}");
+        };
+        assert_eq!(stuck.key.as_deref(), Some(&key[..]));
+        for _ in 0..2 {
+            let again = next(&mut consumer).await;
+            assert_eq!(again.message.record().key(), Some(&key[..]));
+            settle(&engine, again, Verdict::Done).await;
+        }
+    });
+}
+
+/// The clock of the system, set back by so many milliseconds.
+#[derive(Debug)]
+struct SetBack(SystemClock, AtomicI64);
+
+impl Clock for SetBack {
+    fn now(&self) -> Timestamp {
+        let back = self.1.load(Ordering::Relaxed);
+        Timestamp::from_millis(self.0.now().as_millis() - back)
+    }
+
+    fn monotonic(&self) -> Duration {
+        self.0.monotonic()
+    }
+}
+
+#[test]
+fn a_clock_set_back_a_day_holds_no_message_back_for_a_day() {
+    const DAY: i64 = 24 * 60 * 60 * 1000;
+    let (_dir, data) = data();
+    let clock = Arc::new(SetBack(SystemClock::new(), AtomicI64::new(0)));
+    let options = || Options {
+        clock: clock.clone(),
+        ..Options::default()
+    };
+    let open = || Embedded::open(&data, options()).expect("a directory");
+    let spec = || GroupSpec {
+        lease: Duration::from_millis(500),
+        ..GroupSpec::new(name("group"), name("in"))
+    };
+    block_on(async {
+        let engine = open();
+        let mut topic = TopicSpec::new(name("in")).partitions(1);
+        topic.retention = Some(Retention {
+            age: Some(Duration::from_secs(3600)),
+            bytes: None,
+        });
+        events(&engine).declare(topic).await.expect("declared");
+        append(&engine, "in", 0, b"one").await.expect("appended");
+        let mut consumer = events(&engine).join(spec()).await.expect("a member");
+        let first = next(&mut consumer).await;
+        // While it is open.
+        clock.1.store(DAY, Ordering::Relaxed);
+        settle(&engine, first, retry(Duration::from_millis(300))).await;
+        let again = next(&mut consumer).await;
+        assert_eq!(again.attempt, 2);
+        settle(&engine, again, retry(Duration::from_millis(300))).await;
+        drop(consumer);
+        engine.close(Duration::from_secs(10)).await;
+    });
+    // And between two openings.
+    clock.1.store(2 * DAY, Ordering::Relaxed);
+    block_on(async {
+        let engine = open();
+        let mut consumer = events(&engine).join(spec()).await.expect("a member");
+        let again = next(&mut consumer).await;
+        assert_eq!(again.attempt, 3);
+        // Its lease runs out by the clock that nobody sets.
+        std::mem::forget(again);
+        let lost = next(&mut consumer).await;
+        assert_eq!(lost.attempt, 4);
+        settle(&engine, lost, Verdict::Done).await;
+        append(&engine, "in", 0, b"two").await.expect("appended");
+        let two = next(&mut consumer).await;
+        settle(&engine, two, Verdict::Done).await;
+        assert_eq!(read_all(&engine, "in", 0).await.len(), 2);
+    });
+}
+
+#[test]
+fn a_retention_of_nothing_takes_nothing_from_a_group_that_waits() {
+    let (_dir, data) = data();
+    let engine = open(&data).expect("an empty directory");
+    block_on(async {
+        let mut topic = TopicSpec::new(name("in")).partitions(1);
+        topic.retention = Some(Retention {
+            age: Some(Duration::ZERO),
+            bytes: Some(0),
+        });
+        events(&engine).declare(topic).await.expect("declared");
+        let spec = GroupSpec::new(name("group"), name("in"));
+        let mut consumer = events(&engine).join(spec).await.expect("a member");
+        append(&engine, "in", 0, b"parked").await.expect("appended");
+        let parked = next(&mut consumer).await;
+        settle(&engine, parked, retry(Duration::from_millis(200))).await;
+        for body in [b"a", b"b", b"c"] {
+            append(&engine, "in", 0, body).await.expect("appended");
+        }
+        let mut bodies = Vec::new();
+        while bodies.len() < 4 {
+            let delivery = next(&mut consumer).await;
+            bodies.push(delivery.message.record().body().to_vec());
+            settle(&engine, delivery, Verdict::Done).await;
+        }
+        bodies.sort();
+        assert_eq!(bodies, [&b"a"[..], b"b", b"c", b"parked"]);
+    });
 }

@@ -3,9 +3,10 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::{Durability, GroupSpec};
+use strait_core::events::{Append, Durability, GroupSpec, TopicSpec};
 use strait_core::{
-    Arrival, Claim, Claimed, Engine, Kind, Limits, Outcome, Outgoing, Receipt, Unit, Verdict, codes,
+    Arrival, Claim, Claimed, Engine, Kind, Limits, NewRecord, Outcome, Outgoing, Receipt,
+    RecordsBuilder, Unit, Verdict, codes,
 };
 use strait_embedded::disk::rng::Rng;
 use strait_embedded::disk::sim::Crash;
@@ -13,7 +14,7 @@ use strait_embedded::disk::{LogOptions, SimDisk};
 use strait_embedded::stepped::Stepped;
 use strait_embedded::{Embedded, Options};
 
-use crate::support::{append, append_of, block_on, declare, events, name, read_all};
+use crate::support::{append, append_of, block_on, declare, events, name, open, read_all};
 
 fn send(topic: &str, body: &[u8]) -> Unit {
     let append = append_of(topic, 0, body);
@@ -325,4 +326,143 @@ fn a_directory_with_little_in_it_stays_small() {
         assert!(!unfinished, "{name} was begun for nothing");
     }
     assert!(total < 40 << 20, "{total} bytes");
+}
+
+/// Resident bytes of this process.
+fn resident() -> Option<u64> {
+    let status = std::fs::read_to_string("/proc/self/status").ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.split_whitespace().next()?.parse().ok()?;
+    Some(kib * 1024)
+}
+
+fn keyed(keys: std::ops::Range<u32>) -> strait_core::Records {
+    let mut batch = RecordsBuilder::new(&[]).expect("a batch");
+    for key in keys {
+        let key = format!("customer-{key}");
+        let record = NewRecord {
+            key: Some(key.as_bytes()),
+            body: b"a body",
+            ..NewRecord::default()
+        };
+        batch.push(record).expect("within the limits");
+    }
+    batch.build()
+}
+
+/// Many parked keys cost little, whatever is said of why; all are there after a reopen, and go on when they are due.
+#[test]
+fn many_parked_keys_are_small_and_come_back() {
+    const KEYS: u32 = 100_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("data");
+    let spec = || GroupSpec {
+        gap: u64::from(KEYS),
+        ..GroupSpec::new(name("group"), name("in"))
+    };
+    let reason =
+        "the service that it needs did not answer within 30 s, and so did not its stand-in";
+    block_on(async {
+        let engine = open(&dir).expect("a directory");
+        declare(&engine, "in", 1).await;
+        for first in (0..KEYS).step_by(1000) {
+            let append = Append {
+                records: keyed(first..first + 1000),
+                ..append_of("in", 0, b"")
+            };
+            events(&engine).append(append).await.expect("appended");
+        }
+        let before = resident();
+        let mut consumer = events(&engine).join(spec()).await.expect("a member");
+        let mut left = KEYS;
+        while left > 0 {
+            let retry = || Verdict::Retry {
+                after: Duration::from_secs(3600),
+                reason: reason.into(),
+                counts: true,
+            };
+            let settle = match consumer.next(2000, 1 << 20).await.expect("messages") {
+                Arrival::Run(_, receipt) => vec![(receipt, retry())],
+                Arrival::Each(each) => each.into_iter().map(|d| (d.receipt, retry())).collect(),
+                _ => continue,
+            };
+            left -= settle
+                .iter()
+                .map(|(receipt, _)| receipt.count())
+                .sum::<u32>();
+            let unit = Unit {
+                settle,
+                ..Unit::default()
+            };
+            let outcome = engine.commit(vec![unit]).await.pop();
+            assert!(matches!(outcome, Some(Outcome::Applied(_))), "{outcome:?}");
+        }
+        if let Some((before, after)) = before.zip(resident()) {
+            let each = after.saturating_sub(before) / u64::from(KEYS);
+            assert!(each < 400, "a parked message takes {each} bytes");
+        }
+        let info = events(&engine).group(name("group"), name("in")).await;
+        let info = info.expect("the group");
+        assert_eq!(
+            (info.parked(), info.lag()),
+            (u64::from(KEYS), u64::from(KEYS))
+        );
+        drop(consumer);
+        engine.close(Duration::from_secs(10)).await;
+    });
+    block_on(async {
+        let engine = open(&dir).expect("it opens again");
+        let info = events(&engine).group(name("group"), name("in")).await;
+        let info = info.expect("the group");
+        assert_eq!(
+            (info.parked(), info.lag()),
+            (u64::from(KEYS), u64::from(KEYS))
+        );
+        engine.close(Duration::from_secs(10)).await;
+    });
+}
+
+/// Ten thousand topics of four partitions each are declared, used and found again.
+#[test]
+fn ten_thousand_topics_are_small_and_found_again() {
+    const TOPICS: u32 = 10_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("data");
+    let topic = |number: u32| format!("tenant-{number}");
+    block_on(async {
+        let engine = open(&dir).expect("a directory");
+        let before = resident();
+        let lane = events(&engine);
+        let declare = |number| {
+            let spec = TopicSpec::new(name(&topic(number))).partitions(4);
+            tokio::spawn(lane.declare(spec))
+        };
+        for declared in (0..TOPICS).map(declare).collect::<Vec<_>>() {
+            declared.await.expect("a task").expect("declared");
+        }
+        let append = |number| {
+            let append = append_of(&topic(number), number % 4, b"one");
+            tokio::spawn(lane.append(append))
+        };
+        for appended in (0..TOPICS).map(append).collect::<Vec<_>>() {
+            appended.await.expect("a task").expect("appended");
+        }
+        if let Some((before, after)) = before.zip(resident()) {
+            let each = after.saturating_sub(before) / u64::from(TOPICS);
+            assert!(each < 20_000, "a topic takes {each} bytes");
+        }
+        engine.close(Duration::from_secs(10)).await;
+    });
+    block_on(async {
+        let engine = open(&dir).expect("it opens again");
+        let topics = events(&engine).topics().await.expect("topics");
+        assert_eq!(topics.len(), TOPICS as usize);
+        assert!(topics.iter().all(|topic| topic.partitions.len() == 4));
+        for number in [0, 4_711, TOPICS - 1] {
+            assert_eq!(read_all(&engine, &topic(number), number % 4).await.len(), 1);
+        }
+        engine.close(Duration::from_secs(10)).await;
+    });
 }
