@@ -7,7 +7,7 @@ use clap::Args;
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::{Value, json};
-use strait::core::events::{Cursor, GroupInfo, ReadKey, ShardInfo, Standing, Whereabouts};
+use strait::core::events::{Cursor, GroupInfo, ReadKey, Standing, Whereabouts};
 use strait::core::{Error, Kind, Name, Position, codes};
 
 use super::Ctx;
@@ -212,7 +212,7 @@ async fn of_key(key: &str, topic: &Name, target: &Target) -> Outcome<Description
     found.fact("version", *version);
     found.fact("last_offset", last.position().offset());
     found.fact("last_appended", time(last.appended()));
-    let infos = shards_of(topic, partition, target).await?;
+    let infos = by_name(topic, target).await?;
     // The oldest of them that a group has not settled is what its later ones wait for.
     let mut first: BTreeMap<Name, (Position, Standing)> = BTreeMap::new();
     for (_, message) in messages.iter().rev().take(OF_KEY).rev() {
@@ -228,7 +228,7 @@ async fn of_key(key: &str, topic: &Name, target: &Target) -> Outcome<Description
         }
     }
     for (group, (at, standing)) in first {
-        let reason = on_standing(&group, topic, at, &standing, infos.get(&group));
+        let reason = on_standing(&group, (topic, partition, at), &standing, infos.get(&group));
         found.waits(format!("{group}: offset {at} "), reason);
     }
     let last = last.position();
@@ -268,7 +268,7 @@ async fn of_offset(
             .await?;
     }
     found.fact_of_place("place", &there);
-    let infos = shards_of(topic, partition, target).await?;
+    let infos = by_name(topic, target).await?;
     let is_settled = |standing: &Standing| *standing == Standing::Settled;
     let settled = there
         .groups
@@ -280,7 +280,12 @@ async fn of_offset(
         .iter()
         .filter(|(_, standing)| !is_settled(standing))
     {
-        let reason = on_standing(group, topic, position, standing, infos.get(group));
+        let reason = on_standing(
+            group,
+            (topic, partition, position),
+            standing,
+            infos.get(group),
+        );
         found.waits(format!("{group}: it "), reason);
     }
     Ok(found)
@@ -293,18 +298,10 @@ async fn groups_of(topic: &Name, target: &Target) -> Outcome<Vec<GroupInfo>> {
     Ok(groups)
 }
 
-/// How each group of a topic is on one partition, with its whole state.
-async fn shards_of(
-    topic: &Name,
-    partition: u32,
-    target: &Target,
-) -> Outcome<BTreeMap<Name, (GroupInfo, ShardInfo)>> {
+/// The groups on a topic, by name.
+async fn by_name(topic: &Name, target: &Target) -> Outcome<BTreeMap<Name, GroupInfo>> {
     let groups = groups_of(topic, target).await?.into_iter();
-    let shard = |info: GroupInfo| {
-        let shard = info.shards.get(partition as usize)?.clone();
-        Some((info.group.clone(), (info, shard)))
-    };
-    Ok(groups.filter_map(shard).collect())
+    Ok(groups.map(|info| (info.group.clone(), info)).collect())
 }
 
 fn names<'a>(names: impl Iterator<Item = &'a Name>) -> Vec<String> {

@@ -92,22 +92,20 @@ fn of_stuck(
 /// How a group stands to a message; begins with a verb.
 pub(crate) fn on_standing(
     group: &Name,
-    topic: &Name,
-    position: Position,
+    (topic, partition, position): (&Name, u32, Position),
     standing: &Standing,
-    of: Option<&(GroupInfo, ShardInfo)>,
+    of: Option<&GroupInfo>,
 ) -> Reason {
     match standing {
         Standing::Settled => Reason::new("is settled"),
         Standing::Dead(number) => Reason::new(format!("is dead letter {number}"))
             .next(format!("strait dlq show {group} {number} --topic {topic}")),
         Standing::Ahead => {
-            let partition = of.and_then(|(info, shard)| {
-                let same = |other: &&ShardInfo| *other == shard;
-                let at = info.shards.iter().position(|other| same(&other))?;
-                on_shard(info, u32::try_from(at).ok()?, shard)
+            let why = of.and_then(|info| {
+                let shard = info.shards.get(partition as usize)?;
+                on_shard(info, partition, shard)
             });
-            match partition {
+            match why {
                 Some(why) => Reason {
                     text: format!("was not handed out yet: {}", why.text),
                     next: why.next,
