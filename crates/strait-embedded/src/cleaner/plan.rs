@@ -1,7 +1,8 @@
 //! What is worth cleaning.
 //!
 //! A segment of which at most half is live is emptied: copying costs at most what it gives back, so that a body is written
-//! less than twice on average. A partition that is compacted is gone over when at least half of it was not before.
+//! less than twice on average. That waits until as much is dead as is live: most of what would be copied earlier expires
+//! by itself meanwhile, and the log takes at most about twice what is live. A partition that is compacted is gone over when at least half of it was not before.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
@@ -107,6 +108,9 @@ fn victims(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> HashSet<
         .filter(|segment| is_finished(segment.id) && !damaged.contains(&segment.id))
         .filter_map(|segment| Some((*live.get(&segment.id)?, segment.len, segment.id)))
         .collect();
+    let live: u64 = found.iter().map(|(live, ..)| live).sum();
+    let all: u64 = found.iter().map(|(_, len, _)| len).sum();
+    let is_much_dead = all.saturating_sub(live) >= live.max(shared.options.segment_bytes);
     let small = shared.options.segment_bytes / SMALL;
     let mut classes: BTreeMap<u8, Vec<u64>> = BTreeMap::new();
     for (_, _, id) in found.iter().filter(|(_, len, _)| *len < small) {
@@ -116,6 +120,9 @@ fn victims(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> HashSet<
     }
     if let Some(merged) = classes.into_values().find(|ids| ids.len() >= MANY) {
         return merged.into_iter().collect();
+    }
+    if !is_much_dead {
+        return HashSet::new();
     }
     let mut half: Vec<_> = found
         .into_iter()

@@ -9,6 +9,7 @@ mod bounds;
 mod by_key;
 mod cleaner;
 mod dead;
+mod fixtures;
 mod full_disk;
 mod idle;
 mod kill;
