@@ -7,7 +7,7 @@ use std::process::Stdio;
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::GroupSpec;
+use strait_core::events::{GroupSpec, Retention, TopicSpec};
 use strait_core::{Arrival, Engine, Outcome, Outgoing, Receipt, Unit, Verdict};
 use strait_embedded::disk::rng::Rng;
 use strait_embedded::{Embedded, Options};
@@ -25,6 +25,8 @@ struct Acked {
     /// Partition and offset, by message.
     appended: BTreeMap<String, (u32, u64)>,
     settled: BTreeSet<String>,
+    /// The cleaner had copied something.
+    cleaned: bool,
 }
 
 #[test]
@@ -40,7 +42,11 @@ fn what_was_acknowledged_survives_kill_minus_nine() {
         let life = Duration::from_millis(rng.below(140));
         one_life(&dir, round, life, &mut acked);
         block_on(check(&dir, &acked, false));
+        let files = std::fs::read_dir(&dir).into_iter().flatten().flatten();
+        let mut names = files.filter_map(|file| file.file_name().into_string().ok());
+        acked.cleaned |= names.any(|name| name.starts_with("clean-"));
     }
+    assert!(acked.cleaned, "the cleaner had nothing to do");
     assert!(
         acked.appended.len() as u64 > rounds,
         "the children did nothing"
@@ -186,19 +192,36 @@ fn child_that_is_killed() {
     };
     let options = Options {
         segment_bytes: 1 << 20,
-        // Checkpoints and recycling take part.
+        // Checkpoints, recycling, retention and the cleaner take part.
         checkpoint_bytes: 256 << 10,
+        retention_every: Duration::from_millis(5),
+        cleaner_share: 100,
         ..Options::default()
     };
     let engine = Embedded::open(dir, options).expect("the directory");
     block_on(async {
         if events(&engine).topic(name("out")).await.is_err() {
+            let short = TopicSpec {
+                retention: Some(Retention {
+                    age: Some(Duration::from_millis(1)),
+                    bytes: None,
+                }),
+                ..TopicSpec::new(name("short")).partitions(1)
+            };
+            events(&engine).declare(short).await.expect("a new topic");
             declare(&engine, "in", PARTITIONS).await;
             declare(&engine, "out", 1).await;
         }
         for task in 0..4 {
             tokio::spawn(produce(engine.clone(), round.clone(), task));
         }
+        let busy = engine.clone();
+        tokio::spawn(async move {
+            loop {
+                let sent = append(&busy, "short", 0, &[b'x'; 40_000]).await;
+                sent.expect("appended");
+            }
+        });
         settle(&engine, |body| say(&format!("settled {body} .")), false).await;
     });
 }
