@@ -689,6 +689,7 @@ impl World {
             if !self.groups[group].exists {
                 continue;
             }
+            self.audit_steered(group);
             self.audit_redriven(group);
             self.audit_removed(group);
             self.mark_fuzzy(group);
@@ -696,6 +697,28 @@ impl World {
             self.look_at_lag(group);
         }
         assert!(listed.len() <= self.groups.len(), "groups were invented");
+    }
+
+    /// What an operator did is there.
+    fn audit_steered(&mut self, group: usize) {
+        let info = self.group_info(group);
+        let model = &mut self.groups[group];
+        let paused = info.pause.is_some();
+        assert!(
+            model.paused.is_none_or(|known| known == paused),
+            "{}: a pause was lost, or came back",
+            model.name
+        );
+        model.paused = Some(paused);
+        let most = info.rules().max_attempts;
+        assert!(
+            most == model.max_attempts || Some(most) == model.maybe_attempts,
+            "{}: {most} attempts hold, wanted {}",
+            model.name,
+            model.max_attempts
+        );
+        model.max_attempts = most;
+        model.maybe_attempts = None;
     }
 
     fn audit_redriven(&mut self, group: usize) {
@@ -730,7 +753,9 @@ impl World {
             .iter()
             .filter(|(which, ..)| *which == group)
         {
-            self.groups[group].shards[*shard as usize].fuzzy = true;
+            let shard = &mut self.groups[group].shards[*shard as usize];
+            shard.fuzzy = true;
+            shard.holds.clear();
         }
     }
 

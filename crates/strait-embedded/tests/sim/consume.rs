@@ -270,6 +270,14 @@ impl World {
             "{place}: the group is gone"
         );
         self.check_exclusive(ticket, offset, &place);
+        assert!(
+            self.groups[ticket.group].paused != Some(true),
+            "{place} came while the group is paused"
+        );
+        assert!(
+            !self.is_held(ticket.group, ticket.shard, offset),
+            "{place} came while a dead letter holds its key"
+        );
         self.resolve_delivered(ticket, offset);
         let wall = self.wall();
         let msg = self.groups[ticket.group].shards[ticket.shard as usize].msg(offset);
@@ -363,6 +371,18 @@ impl World {
                 shard.state(earlier)
             );
         }
+    }
+
+    /// True when a dead letter before `offset` certainly holds its key.
+    pub(crate) fn is_held(&self, group: usize, shard: u32, offset: u64) -> bool {
+        let found = &self.groups[group];
+        let recs = &self.topics[found.topic].parts[shard as usize].recs;
+        let Some(key) = recs.get(&offset).and_then(|rec| rec.key) else {
+            return false;
+        };
+        let same = |at: &u64| recs.get(at).is_some_and(|rec| rec.key == Some(key));
+        let holds = &found.shards[shard as usize].holds;
+        found.hold_key && holds.range(..offset).any(same)
     }
 
     /// The offsets before `offset` with its key that the group has to do with.

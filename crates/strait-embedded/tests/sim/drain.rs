@@ -2,7 +2,7 @@
 //! woken.
 
 use crate::consume::Out;
-use crate::model::{State, Ticket, Verdict};
+use crate::model::{State, Steer, Ticket, Verdict};
 use crate::trace::note;
 use crate::world::World;
 
@@ -22,6 +22,12 @@ impl World {
         self.short = false;
         for group in 0..self.groups.len() {
             self.groups[group].max_dead = 1_000_000;
+            // Members declare it, and what was held goes on.
+            self.groups[group].hold_key = false;
+            if self.groups[group].exists && self.groups[group].paused != Some(false) {
+                self.steer(group, Steer::Pause(false));
+                self.turn();
+            }
             let dead = self.groups[group].dead_topic;
             if dead.is_some_and(|dead| !self.topics[dead].alive) {
                 self.groups[group].dead_topic = None;

@@ -269,6 +269,8 @@ pub(crate) struct Shard {
     pub(crate) slack: u32,
     /// A seek is under way or its end is not known.
     pub(crate) fuzzy: bool,
+    /// Dead letters that certainly hold their key.
+    pub(crate) holds: std::collections::BTreeSet<u64>,
 }
 
 impl Shard {
@@ -328,6 +330,14 @@ pub(crate) struct Group {
     pub(crate) exists: bool,
     pub(crate) key_order: bool,
     pub(crate) max_attempts: u32,
+    /// What members say; an operator may have set more.
+    pub(crate) declared_attempts: u32,
+    /// What an operator may have set, as nobody knows.
+    pub(crate) maybe_attempts: Option<u32>,
+    /// `None`: nobody knows.
+    pub(crate) paused: Option<bool>,
+    /// A dead letter holds its key.
+    pub(crate) hold_key: bool,
     pub(crate) max_dead: u64,
     pub(crate) gap: u64,
     pub(crate) lease: u64,
@@ -344,14 +354,31 @@ pub(crate) struct Group {
 }
 
 impl Group {
+    /// These dead letters hold their keys no more, or nobody knows.
+    pub(crate) fn let_go(&mut self, numbers: &[u64]) {
+        for dead in numbers.iter().filter_map(|number| self.dead.get(number)) {
+            self.shards[dead.shard as usize].holds.remove(&dead.offset);
+        }
+    }
+
     pub(crate) fn end(&mut self) {
         self.letters.clear();
         self.runs.clear();
         self.exists = false;
+        self.max_attempts = self.declared_attempts;
+        self.maybe_attempts = None;
+        self.paused = Some(false);
         self.shards.clear();
         self.dead.clear();
         self.dying.clear();
     }
+}
+
+/// What an operator does to a group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Steer {
+    Pause(bool),
+    Attempts(u32),
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -4,7 +4,9 @@ use strait_core::events::{Redriven, TopicInfo, Undone};
 use strait_core::{Claimed, Consumer, Effect, Error, Kind, Outcome, Position, Result, Sent, codes};
 
 use crate::consume::Member;
-use crate::model::{ClaimM, Dead, Entry, Expect, Letter, Send, State, Ticket, Unit, Verdict};
+use crate::model::{
+    ClaimM, Dead, Entry, Expect, Letter, Send, State, Steer, Ticket, Unit, Verdict,
+};
 use crate::trace::note;
 use crate::world::World;
 
@@ -27,6 +29,7 @@ pub(crate) enum What {
     Undo(usize, u64),
     Aside(usize, Dead),
     DeleteGroup(usize),
+    Steer(usize, Steer),
 }
 
 pub(crate) enum Answer {
@@ -373,6 +376,9 @@ impl World {
                 reason: reason.clone(),
             };
             group.dying.push(dead);
+            if group.hold_key {
+                group.shards[ticket.shard as usize].holds.insert(offset);
+            }
         }
     }
 
@@ -689,6 +695,7 @@ impl World {
             What::Edit(index, number, _) => format!("{}: edit {number}", group(index)),
             What::Aside(index, dead) => format!("{}: aside {dead:?}", group(index)),
             What::DeleteGroup(index) => format!("delete {}", group(index)),
+            What::Steer(index, steer) => format!("{}: {steer:?}", group(index)),
             _ => String::new(),
         }
     }
@@ -717,15 +724,24 @@ impl World {
             What::Delete(topic) => self.topic_is_gone(*topic),
             What::Alter(topic, count) => self.partitions_are(*topic, *count),
             What::Redrive(group, numbers) => self.redriven(*group, numbers),
-            What::RemoveDead(group, numbers) => numbers.iter().for_each(|number| {
-                self.groups[*group].dead.remove(number);
-            }),
+            What::RemoveDead(group, numbers) => {
+                self.groups[*group].let_go(numbers);
+                numbers.iter().for_each(|number| {
+                    self.groups[*group].dead.remove(number);
+                });
+            }
             What::Edit(group, number, edit) => self.set_edit(*group, *number, *edit),
             What::Aside(group, dead) => {
                 self.is_aside(*group, dead);
                 self.groups[*group].dying.push(dead.clone());
             }
             What::DeleteGroup(group) => self.group_is_gone(*group),
+            What::Steer(group, Steer::Pause(paused)) => {
+                self.groups[*group].paused = Some(*paused);
+            }
+            What::Steer(group, Steer::Attempts(most)) => {
+                self.groups[*group].max_attempts = *most;
+            }
             _ => {}
         }
     }
@@ -770,6 +786,7 @@ impl World {
                 );
             };
             let shard = &mut group.shards[dead.shard as usize];
+            shard.holds.remove(&dead.offset);
             // Where the group was sent back over it, it comes again by itself.
             let start = self.topics[group.topic].parts[dead.shard as usize].start;
             let gone = dead.offset < start && shard.state(dead.offset) == State::Free;
@@ -804,8 +821,18 @@ impl World {
             What::Alter(topic, count) => drop(self.maybe.altered.insert(topic, count)),
             What::Join(group, _) => drop(self.maybe.joined.insert(group)),
             What::Seek(group, shard, to) => self.maybe.seeks.push((group, shard, to)),
-            What::Redrive(group, numbers) => self.maybe.redriven.push((group, numbers)),
-            What::RemoveDead(group, numbers) => self.maybe.removed.push((group, numbers)),
+            What::Redrive(group, numbers) => {
+                self.groups[group].let_go(&numbers);
+                self.maybe.redriven.push((group, numbers));
+            }
+            What::Steer(group, Steer::Pause(_)) => self.groups[group].paused = None,
+            What::Steer(group, Steer::Attempts(most)) => {
+                self.groups[group].maybe_attempts = Some(most);
+            }
+            What::RemoveDead(group, numbers) => {
+                self.groups[group].let_go(&numbers);
+                self.maybe.removed.push((group, numbers));
+            }
             What::Edit(group, number, edit) => self.maybe.edits.push((group, number, edit)),
             What::Undo(group, run) => self.maybe.undone.push((group, run)),
             What::Aside(group, dead) => self.maybe.aside.push((group, dead)),

@@ -4,14 +4,17 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use strait_core::events::{
-    Append, Compaction, Expected, GroupSpec, Order, Retention, Seek, Start, TopicChange, TopicSpec,
+    AfterDead, Append, Compaction, Expected, GroupChange, GroupSpec, Order, Override, Retention,
+    Seek, Start, TopicChange, TopicSpec,
 };
 use strait_core::{Claim, ClaimToken, Engine, Once, OnceEnd, Outgoing, Position};
 use strait_embedded::disk::rng::Rng;
 
 use crate::audit::name;
 use crate::consume::Out;
-use crate::model::{ClaimM, Entry, Expect, Group, OnceM, Rec, Send, State, Topic, Unit, Verdict};
+use crate::model::{
+    ClaimM, Entry, Expect, Group, OnceM, Rec, Send, State, Steer, Topic, Unit, Verdict,
+};
 use crate::ops::{Answer, What, describe};
 use crate::places::ROOMY;
 use crate::trace::note;
@@ -50,22 +53,29 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
         compacted: true,
         ..topic("newest", 1 + rng.below(2) as u32, rng)
     };
-    let mut group = |name, topic, key_order, dead_topic| Group {
-        name,
-        topic,
-        exists: false,
-        key_order,
-        max_attempts: 1 + rng.below(4) as u32,
-        max_dead: if rng.one_in(6) { 2 } else { 1000 },
-        gap: [2, 10, 10_000][rng.below(3) as usize],
-        lease: [1_000, 30_000][rng.below(2) as usize],
-        handover: [100, 10_000][rng.below(2) as usize],
-        dead_topic,
-        shards: Vec::new(),
-        dead: Default::default(),
-        dying: Vec::new(),
-        letters: Default::default(),
-        runs: Vec::new(),
+    let mut group = |name, topic, key_order, dead_topic| {
+        let max_attempts = 1 + rng.below(4) as u32;
+        Group {
+            name,
+            topic,
+            exists: false,
+            key_order,
+            max_attempts,
+            declared_attempts: max_attempts,
+            maybe_attempts: None,
+            paused: Some(false),
+            hold_key: key_order && rng.one_in(2),
+            max_dead: if rng.one_in(6) { 2 } else { 1000 },
+            gap: [2, 10, 10_000][rng.below(3) as usize],
+            lease: [1_000, 30_000][rng.below(2) as usize],
+            handover: [100, 10_000][rng.below(2) as usize],
+            dead_topic,
+            shards: Vec::new(),
+            dead: Default::default(),
+            dying: Vec::new(),
+            letters: Default::default(),
+            runs: Vec::new(),
+        }
     };
     let groups = vec![
         group("keyed", 0, true, None),
@@ -286,13 +296,15 @@ impl World {
             return true;
         }
         ticket.offsets().all(|offset| {
-            self.earlier_of_key(ticket.group, ticket.shard, offset)
-                .iter()
-                .all(|earlier| {
-                    let shard = &self.groups[ticket.group].shards[ticket.shard as usize];
-                    ticket.offsets().contains(earlier)
-                        || matches!(shard.state(*earlier), State::Settled | State::Unsure(_))
-                })
+            !self.is_held(ticket.group, ticket.shard, offset)
+                && self
+                    .earlier_of_key(ticket.group, ticket.shard, offset)
+                    .iter()
+                    .all(|earlier| {
+                        let shard = &self.groups[ticket.group].shards[ticket.shard as usize];
+                        ticket.offsets().contains(earlier)
+                            || matches!(shard.state(*earlier), State::Settled | State::Unsure(_))
+                    })
         })
     }
 
@@ -475,7 +487,7 @@ impl World {
         settle.push((out, verdict.clone()));
         if ticket.void
             || !self.groups[ticket.group].key_order
-            || !matches!(verdict, Verdict::Retry { .. } | Verdict::Release)
+            || !self.comes_between(ticket.group, &verdict)
         {
             return;
         }
@@ -495,6 +507,15 @@ impl World {
             } else {
                 at += 1;
             }
+        }
+    }
+
+    /// True when the later messages of its key go back.
+    fn comes_between(&self, group: usize, verdict: &Verdict) -> bool {
+        match verdict {
+            Verdict::Retry { .. } | Verdict::Release => true,
+            Verdict::Dead(_) => self.groups[group].hold_key,
+            Verdict::Done => false,
         }
     }
 
@@ -600,11 +621,16 @@ impl World {
                 Order::Free
             },
             lease: Duration::from_millis(found.lease),
-            max_attempts: found.max_attempts,
+            max_attempts: found.declared_attempts,
             max_dead: found.max_dead,
             gap: found.gap,
             handover: Duration::from_millis(found.handover),
             dead_topic: found.dead_topic.map(|topic| name(self.topics[topic].name)),
+            after_dead: if found.hold_key {
+                AfterDead::HoldKey
+            } else {
+                AfterDead::Continue
+            },
             ..GroupSpec::new(name(found.name), name(self.topics[found.topic].name))
         };
         let future = self.events().join(spec);
@@ -829,7 +855,7 @@ impl World {
         if self.down {
             return;
         }
-        match self.rng.below(14) {
+        match self.rng.below(16) {
             0..2 => self.alter(),
             2 => self.delete_topic(),
             3..7 => self.seek_somewhere(),
@@ -842,6 +868,7 @@ impl World {
                     }
                 }
             }
+            13..15 => self.steer_somehow(),
             _ => self.delete_group(),
         }
         if !self.down {
@@ -922,6 +949,45 @@ impl World {
         self.call(
             What::DeleteGroup(group),
             Box::pin(async move { Answer::Done(future.await) }),
+        );
+    }
+
+    fn steer_somehow(&mut self) {
+        let Some(group) = self.some_group() else {
+            return;
+        };
+        let found = &self.groups[group];
+        let steer = if found.max_attempts < 8 && self.rng.clone().one_in(3) {
+            Steer::Attempts(found.max_attempts + 1)
+        } else {
+            Steer::Pause(found.paused != Some(true))
+        };
+        self.steer(group, steer);
+    }
+
+    pub(crate) fn steer(&mut self, group: usize, steer: Steer) {
+        note!("{}: {steer:?}", self.groups[group].name);
+        let change = match steer {
+            Steer::Pause(true) => GroupChange {
+                pause: Override::Set("simulated".into()),
+                ..GroupChange::default()
+            },
+            Steer::Pause(false) => GroupChange {
+                pause: Override::Lift,
+                ..GroupChange::default()
+            },
+            Steer::Attempts(most) => GroupChange {
+                max_attempts: Override::Set(most),
+                ..GroupChange::default()
+            },
+        };
+        let topic = name(self.topics[self.groups[group].topic].name);
+        let future = self
+            .events()
+            .alter_group(name(self.groups[group].name), topic, change);
+        self.call(
+            What::Steer(group, steer),
+            Box::pin(async move { Answer::Done(future.await.map(drop)) }),
         );
     }
 
