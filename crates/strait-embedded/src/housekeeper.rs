@@ -113,6 +113,8 @@ impl Housekeeper {
             self.reclaim();
             self.set_gauges();
         }
+        // Nobody takes a checkpoint any more.
+        self.shared.chores.lock().waiting.clear();
         if let Err(error) = self.shared.pool.end_zeroing() {
             tracing::debug!("a spare segment is not kept: {error}");
         }
@@ -379,14 +381,13 @@ impl Housekeeper {
 
     /// The writer has logged what was copied, or has not.
     pub(crate) fn end_clean(&mut self, is_logged: bool) {
+        // Where the engine failed the log may hold it all the same: the files stay, and the next opening decides.
+        self.cleaner.end();
         if is_logged {
-            self.cleaner.end();
             let mut chores = self.shared.chores.lock();
             // What was emptied is given back by it; and there may be more to do.
             chores.checkpoint = true;
             chores.freed = true;
-        } else {
-            self.cleaner.give_up();
         }
     }
 

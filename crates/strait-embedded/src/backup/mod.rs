@@ -44,8 +44,11 @@ pub(crate) fn take(shared: &Shared, dir: &Path) -> Result<Backup> {
     let taken = take_to(shared, &to, &|shared| {
         let (waits, done) = oneshot::channel();
         shared.chore(|chores| {
-            chores.waiting.push(waits);
-            chores.checkpoint = true;
+            // After its end the housekeeper hears nobody: who waits is told by the drop.
+            if !chores.stop {
+                chores.waiting.push(waits);
+                chores.checkpoint = true;
+            }
         });
         done.blocking_recv()
             .unwrap_or_else(|_| Err(shared.ended_error()))
@@ -201,7 +204,13 @@ impl<'a> Copying<'a> {
         self.finish()
     }
 
+    /// After its end another process may have the directory, and change what is copied.
+    fn check_alive(&self) -> io::Result<()> {
+        self.shared.check_alive().map_err(io::Error::other)
+    }
+
     fn finish(self) -> io::Result<Backup> {
+        self.check_alive()?;
         let sequence = self.end.seq - 1;
         let taken = self.shared.clock.now().wall;
         let bytes = self.files.iter().map(|file| file.len).sum();
@@ -231,6 +240,7 @@ impl<'a> Copying<'a> {
         let mut buf = vec![0; STEP];
         let mut at = 0;
         while at < len {
+            self.check_alive()?;
             let begun = Instant::now();
             let part = &mut buf[..(len - at).min(STEP as u64) as usize];
             let copied = part.len().min(end.saturating_sub(at) as usize);

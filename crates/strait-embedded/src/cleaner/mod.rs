@@ -130,8 +130,8 @@ impl Cleaner {
         }
     }
 
-    /// Gives up the job: what it made so far is removed.
-    pub(crate) fn give_up(&mut self) {
+    /// Gives up the job: what it made so far, and nobody knows of, is removed.
+    fn give_up(&mut self) {
         let outputs = self.job.take().map(|job| job.outputs);
         for segment in outputs.into_iter().flatten() {
             let removed = self.shared.disk.remove(&index::file_name(segment));
@@ -142,7 +142,7 @@ impl Cleaner {
         }
     }
 
-    /// The job is done: the writer has logged it.
+    /// The job is done: the writer has it.
     pub(crate) fn end(&mut self) {
         self.job = None;
     }
