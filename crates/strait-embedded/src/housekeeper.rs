@@ -34,6 +34,8 @@ const AGAIN: Duration = Duration::from_millis(200);
 pub(crate) const BALLAST: &str = "ballast.tmp";
 /// How long it is, at least; a checkpoint as long as the last one fits too.
 const BALLAST_BYTES: u64 = 1 << 20;
+/// Steps of preparing segments in one round.
+const STEPS: u32 = 32;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
 const SHARE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
@@ -147,7 +149,15 @@ impl Housekeeper {
         self.again = false;
         self.shared.chores.lock().pool = false;
         self.try_ballast();
-        while self.shared.pool.wanted() && !self.shared.chores.lock().stop {
+        for step in 0.. {
+            if !self.shared.pool.wanted() || self.shared.chores.lock().stop {
+                break;
+            }
+            if step == STEPS {
+                // Under a load that takes segments as fast as they are made, the rest has its turn too.
+                self.shared.chores.lock().pool = true;
+                break;
+            }
             let begun = Instant::now();
             if let Err(error) = self.shared.pool.prepare_one() {
                 self.failed("prepare a segment", &error);
