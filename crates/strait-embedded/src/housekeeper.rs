@@ -35,7 +35,7 @@ pub(crate) const BALLAST: &str = "ballast.tmp";
 /// How long it is, at least; a checkpoint as long as the last one fits too.
 const BALLAST_BYTES: u64 = 1 << 20;
 /// Steps of preparing segments in one round.
-const STEPS: u32 = 32;
+const STEPS: u32 = 4;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
 const SHARE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
@@ -367,6 +367,8 @@ impl Housekeeper {
             let (to, answer) = oneshot::channel();
             self.shared.push(Command::Moved(copied, to), 0);
             self.end_clean(matches!(answer.blocking_recv(), Ok(Ok(()))));
+            // There may be more: under load one job at each look would fall behind.
+            self.cleaner.begin(self.indexed_to);
         }
         let share = u32::from(self.shared.options.cleaner_share.clamp(1, 100));
         let rest = begun.elapsed() * (100 - share) / share;

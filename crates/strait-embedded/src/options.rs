@@ -32,7 +32,7 @@ pub struct Options {
     /// How often retention is looked at, where a topic has one. Default 10 s.
     pub retention_every: Duration,
     /// The cleaner, which copies what is live out of segments that are mostly dead, works at most this part of the time, in
-    /// percent: so much of the disk's bandwidth it may take. Below 1 it is 1, above 100 it is 100. Default 25.
+    /// percent: so much of the disk's bandwidth it may take. Below 1 it is 1, above 100 it is 100. Default 50.
     pub cleaner_share: u8,
     /// The clock.
     pub clock: Arc<dyn Clock>,
@@ -50,7 +50,7 @@ impl Default for Options {
             memory_bytes: 1 << 30,
             read_only: false,
             retention_every: Duration::from_secs(10),
-            cleaner_share: 25,
+            cleaner_share: 50,
             clock: Arc::new(SystemClock::new()),
         }
     }

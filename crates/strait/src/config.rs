@@ -12,7 +12,7 @@
 //! memory_bytes = 1073741824  # what `memory:` may hold
 //! body_limit = 1048576       # longest body
 //! retention_every = "10s"
-//! cleaner_share = 25         # percent of the time that the cleaner may use the disk
+//! cleaner_share = 50         # percent of the time that the cleaner may use the disk
 //! listen = true              # answer other processes that open the directory
 //! wait_for_lock = "30s"      # where another process has the directory and does not share it
 //!

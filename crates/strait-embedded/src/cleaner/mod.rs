@@ -57,6 +57,8 @@ pub(crate) enum Step {
 pub(crate) struct Cleaner {
     shared: Arc<Shared>,
     job: Option<Job>,
+    /// Which kind of work is looked for first: in turns, so that neither holds up the other.
+    compaction_first: bool,
     /// Segments with damage: they are left as they are, for whoever looks into it.
     damaged: HashSet<u64>,
 }
@@ -98,6 +100,7 @@ impl Cleaner {
         Cleaner {
             shared,
             job: None,
+            compaction_first: false,
             damaged: HashSet::new(),
         }
     }
@@ -118,7 +121,13 @@ impl Cleaner {
         if self.job.is_some() {
             return;
         }
-        let moves = plan::plan(&self.shared, indexed_to, &self.damaged);
+        self.compaction_first ^= true;
+        let moves = plan::plan(
+            &self.shared,
+            indexed_to,
+            &self.damaged,
+            self.compaction_first,
+        );
         if !moves.is_empty() {
             self.job = Some(Job {
                 rest: moves.into_iter(),

@@ -50,18 +50,40 @@ impl Move {
     }
 }
 
-/// The next job: compaction first, then segments to empty. Segments before `indexed_to` have their index.
-pub(super) fn plan(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> Vec<Move> {
-    let mut moves = compactions(shared, damaged);
+/// The next job: compaction, or segments to empty, whichever is there; both are looked for, one of them first. Segments
+/// before `indexed_to` have their index.
+pub(super) fn plan(
+    shared: &Shared,
+    indexed_to: u64,
+    damaged: &HashSet<u64>,
+    compaction_first: bool,
+) -> Vec<Move> {
+    let empty = || evacuations(shared, indexed_to, damaged);
+    let mut moves = if compaction_first {
+        compactions(shared, damaged)
+    } else {
+        empty()
+    };
     if moves.is_empty() {
-        let victims = victims(shared, indexed_to, damaged);
-        if !victims.is_empty() {
-            each_stream(shared, |state, id, stream| {
-                moves.extend(moves_of(state, id, stream, &victims));
-            });
-        }
+        moves = if compaction_first {
+            empty()
+        } else {
+            compactions(shared, damaged)
+        };
     }
     moves.sort_by_key(|this| (this.class, this.stream, this.first()));
+    moves
+}
+
+/// What is live in the segments to empty.
+fn evacuations(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> Vec<Move> {
+    let mut moves = Vec::new();
+    let victims = victims(shared, indexed_to, damaged);
+    if !victims.is_empty() {
+        each_stream(shared, |state, id, stream| {
+            moves.extend(moves_of(state, id, stream, &victims));
+        });
+    }
     moves
 }
 

@@ -27,7 +27,7 @@ const MAGIC: &[u8; 8] = b"STRAITCL";
 const BIT: u64 = 1 << 63;
 const CLASS_SHIFT: u32 = 56;
 /// Bytes gathered before a write.
-const BUFFER: usize = 256 << 10;
+const BUFFER: usize = 1 << 20;
 
 /// The id of a cleaned segment of a class (below 128).
 pub fn cleaned_id(class: u8, number: u64) -> u64 {
