@@ -3,9 +3,9 @@
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
-use std::process::{Command, Output, Stdio};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -212,29 +212,96 @@ fn dev_tells_when_a_limit_is_passed_and_refuses_an_alarm_for_nobody() {
         assert_eq!(dir.run(args, "").status.code(), Some(2), "{args:?}");
     }
     let alarm = ["--alarm", "lag=0,group=billing", "--alarm-every", "50ms"];
-    let mut dev = Command::new(env!("CARGO_BIN_EXE_strait"))
-        .arg("dev")
-        .args(alarm)
-        .current_dir(dir.root.path())
-        .env_remove("STRAIT_URL")
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let mut lines = BufReader::new(dev.stdout.take().unwrap()).lines();
-    let mut wait_for = |wanted: &str| {
-        let line = lines
-            .by_ref()
-            .map(Result::unwrap)
-            .find(|line| line.contains(wanted));
-        assert!(line.is_some(), "dev ended without `{wanted}`");
-    };
-    wait_for("billing on orders: lag 1 is over 0");
+    let mut dev = dir.dev(&alarm);
+    dev.wait_for("billing on orders: lag 1 is over 0");
     dir.ok(&["consume", "orders", "-g", "billing", "-e"], "");
-    wait_for("billing on orders: lag 0 is within 0 again");
-    let pid = Pid::from_raw(i32::try_from(dev.id()).unwrap()).unwrap();
-    kill_process(pid, Signal::INT).unwrap();
-    dev.wait().unwrap();
+    dev.wait_for("billing on orders: lag 0 is within 0 again");
+    dev.stop();
+}
+
+/// The one who owns the directory goes on working; what is restored is checked, and nothing is written over.
+#[test]
+fn a_backup_is_taken_of_a_directory_in_use_and_restored() {
+    let dir = Dir::new();
+    dir.ok(&["produce", "orders", "--partitions", "1"], "one\ntwo\n");
+    let dev = dir.dev(&[]);
+    let taken = dir.json(&["backup", "monday", "-o", "json"]);
+    dir.ok(&["produce", "orders"], "three\n");
+    dev.stop();
+    assert!(taken["sequence"].as_u64().unwrap() > 0, "{taken}");
+    assert_eq!(dir.run(&["backup", "monday"], "").status.code(), Some(5));
+    let looked = dir.ok(&["restore", "monday", "again", "--dry-run"], "");
+    assert!(looked.contains("nothing was written"), "{looked}");
+    assert!(!dir.root.path().join("again").exists());
+    let made = dir.json(&["restore", "monday", "again", "-o", "json"]);
+    assert_eq!(made["sequence"], taken["sequence"]);
+    for more in [&["--dry-run"][..], &[]] {
+        let args = [&["restore", "monday", "again"][..], more].concat();
+        assert_eq!(dir.run(&args, "").status.code(), Some(5), "{more:?}");
+    }
+    let read = ["consume", "orders", "-O", "start", "-e"];
+    let again = [&read[..], &["--url", "file:again"]].concat();
+    assert_eq!(dir.ok(&again, "").lines().count(), 2);
+    assert_eq!(dir.ok(&read, "").lines().count(), 3);
+    let backup = dir.run(&["topic", "ls", "--url", "file:monday"], "");
+    let stderr = String::from_utf8_lossy(&backup.stderr);
+    assert!(stderr.contains("is_backup"), "{stderr}");
+}
+
+/// A plan is shown only of what would be done.
+#[test]
+fn a_dry_run_refuses_what_would_be_refused() {
+    let dir = Dir::new();
+    dir.ok(&["produce", "orders", "--partitions", "1"], "one\ntwo\n");
+    dir.ok(&["consume", "orders", "-g", "billing", "-e"], "");
+    dir.ok(&["topic", "create", "accounts", "--key-versions"], "");
+    let before = dir.ok(&["group", "ls"], "");
+    for (args, code) in [
+        (
+            &[
+                "group", "skip", "billing", "orders", "0", "1", "--reason", "no",
+            ][..],
+            5,
+        ),
+        (
+            &[
+                "group", "skip", "billing", "orders", "0", "9", "--reason", "no",
+            ],
+            4,
+        ),
+        (&["group", "alter", "billing", "--gap", "0"], 2),
+        (&["group", "alter", "billing", "--max-attempts", "0"], 2),
+        (&["topic", "alter", "accounts", "--compact"], 2),
+        (&["topic", "alter", "accounts", "--partitions", "1"], 2),
+    ] {
+        let args = [args, &["--dry-run"]].concat();
+        let refused = dir.run(&args, "");
+        let stderr = String::from_utf8_lossy(&refused.stderr);
+        assert_eq!(refused.status.code(), Some(code), "{args:?}: {stderr}");
+    }
+    assert_eq!(dir.ok(&["group", "ls"], ""), before);
+}
+
+/// `strait dev`, until it is stopped.
+struct Dev {
+    child: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Dev {
+    /// Waits for a line that holds this.
+    fn wait_for(&mut self, wanted: &str) {
+        let mut lines = self.lines.by_ref().map(Result::unwrap);
+        let found = lines.any(|line| line.contains(wanted));
+        assert!(found, "dev ended without `{wanted}`");
+    }
+
+    /// Ctrl-C.
+    fn stop(mut self) {
+        let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
+        kill_process(pid, Signal::INT).unwrap();
+        assert!(self.child.wait().unwrap().success());
+    }
 }
 
 /// A directory of a test's own, and the program in it.
@@ -292,6 +359,23 @@ impl Dir {
         // A command that reads nothing may have closed it.
         let _ = child.stdin.take().unwrap().write_all(input.as_bytes());
         child.wait_with_output().unwrap()
+    }
+
+    /// Starts `strait dev` on the data directory, and waits until it shows the topics.
+    fn dev(&self, args: &[&str]) -> Dev {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
+            .arg("dev")
+            .args(args)
+            .current_dir(self.root.path())
+            .env_remove("STRAIT_URL")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+        let mut dev = Dev { child, lines };
+        dev.wait_for("orders");
+        dev
     }
 
     /// Runs what must succeed; gives its stdout.

@@ -562,6 +562,9 @@ pub(crate) async fn set_aside(shared: &Shared, aside: SetAside) -> Result<u64> {
     };
     let message = read_again(shared, &of.1.shared(), topic, group, shard, &again)?;
     let message = message.ok_or_else(|| compacted(&of.1, shard, offset))?;
+    if aside.dry_run {
+        return would_be(shared, &of, shard, offset, aside.force);
+    }
     let attempts = {
         let state = shared.state.lock();
         let found = find(&state, &of)?.shards.get(shard as usize);
@@ -580,6 +583,20 @@ pub(crate) async fn set_aside(shared: &Shared, aside: SetAside) -> Result<u64> {
         answer,
     };
     ask(shared, bytes, command).await
+}
+
+/// The number of the dead letter that a message would become now.
+fn would_be(shared: &Shared, of: &Of, shard: u32, offset: u64, force: bool) -> Result<u64> {
+    let state = shared.state.lock();
+    let group = find(&state, of)?;
+    let lease = group
+        .shards
+        .get(shard as usize)
+        .and_then(|s| s.lease_of(offset));
+    match lease.filter(|lease| lease.delivered && !force) {
+        Some(lease) => Err(group.out_with(of, shard, offset, lease.consumer)),
+        None => Ok(group.graveyard.end),
+    }
 }
 
 fn compacted(topic: &Name, shard: u32, offset: u64) -> Error {

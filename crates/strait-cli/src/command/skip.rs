@@ -43,6 +43,17 @@ pub(super) async fn skip(args: SkipArgs, target: &Target, ctx: &Ctx) -> Outcome 
         ));
     }
     let info = target.group(&args.group, Some(&args.topic)).await?;
+    let aside = SetAside {
+        group: info.group.clone(),
+        topic: info.topic.clone(),
+        partition: args.partition,
+        position: Position::at(args.offset),
+        reason: args.reason.clone().into(),
+        force: args.force,
+        dry_run: true,
+    };
+    // What would be refused is no plan.
+    target.events.set_aside(aside.clone()).await?;
     let plan = format!(
         "set aside one message of group `{}` on `{}`: it becomes a dead letter, those behind it go on\n  {}",
         info.group,
@@ -53,12 +64,8 @@ pub(super) async fn skip(args: SkipArgs, target: &Target, ctx: &Ctx) -> Outcome 
         return Ok(());
     }
     let aside = SetAside {
-        group: info.group.clone(),
-        topic: info.topic.clone(),
-        partition: args.partition,
-        position: Position::at(args.offset),
-        reason: args.reason.clone().into(),
-        force: args.force,
+        dry_run: false,
+        ..aside
     };
     let number = target.events.set_aside(aside).await?;
     #[derive(Serialize)]

@@ -428,6 +428,12 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
         ));
     }
     match change.compaction {
+        Some(Some(_)) if now.key_versions => {
+            return Err(Failure::usage(format!(
+                "`{}` keeps the versions of keys, compaction would remove all but the newest",
+                args.topic
+            )));
+        }
         Some(Some(_)) => steps.push(format!(
             "let `{}` keep the newest message of each key only: older ones are removed for good",
             args.topic

@@ -42,6 +42,8 @@ struct Report {
     groups: u64,
     snapshots: u64,
     indexes: u64,
+    /// Segments that the cleaner made.
+    cleaned: u64,
     /// A tail that never became durable: no damage, the next opening cuts it.
     torn_tail: Option<Fault>,
     faults: Vec<Fault>,
@@ -85,6 +87,7 @@ impl Report {
             groups: found.groups,
             snapshots: found.checkpoints,
             indexes: found.indexes,
+            cleaned: found.cleaned,
             torn_tail: found.torn.map(Fault::from),
             faults: found.damage.into_iter().map(Fault::from).collect(),
         }
@@ -104,10 +107,12 @@ fn in_words(report: &Report) -> String {
         segments,
         groups,
         snapshots,
+        cleaned,
         ..
     } = report;
-    let mut text =
-        format!("{directory}: {segments} segments with {groups} groups, {snapshots} snapshots\n");
+    let mut text = format!(
+        "{directory}: {segments} segments with {groups} groups, {cleaned} cleaned segments, {snapshots} snapshots\n"
+    );
     if let Some(torn) = &report.torn_tail {
         let file = torn.file.as_deref().unwrap_or_default();
         let offset = torn.offset.unwrap_or_default();

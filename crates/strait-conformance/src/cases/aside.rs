@@ -22,6 +22,7 @@ pub(super) fn cases() -> Vec<Case> {
             .needs(Need::Fencing)
             .needs(Need::KeyOrder),
         case("aside_refused", aside_refused),
+        case("aside_dry_run", aside_dry_run),
         case("aside_survives_reopen", aside_survives_reopen).reopens(),
         case("aside_comes_back", aside_comes_back),
     ];
@@ -37,6 +38,7 @@ async fn aside(lab: &Lab, spec: &GroupSpec, position: Position, force: bool) -> 
         position,
         reason: "the customer called".into(),
         force,
+        dry_run: false,
     };
     lab.events.set_aside(aside).await
 }
@@ -175,10 +177,43 @@ async fn aside_refused(lab: Lab) -> Check {
         position: at,
         reason: "no".into(),
         force: false,
+        dry_run: false,
     };
     let answer = lab.events.set_aside(strange).await;
     check_refused!(answer, Rejected, "a partition that is not there");
     check_eq!(lab.group(&spec).await?.dead, 0, "dead letters");
+    Ok(())
+}
+
+/// A dry run says what would be, or why it would not, and changes nothing.
+async fn aside_dry_run(lab: Lab) -> Check {
+    let try_it = async |spec: &GroupSpec, position, force| {
+        let aside = SetAside {
+            group: spec.group.clone(),
+            topic: spec.topic.clone(),
+            partition: 0,
+            position,
+            reason: "a look only".into(),
+            force,
+            dry_run: true,
+        };
+        lab.events.set_aside(aside).await
+    };
+    let (spec, at, receipt, _member) = one_out(&lab).await?;
+    let answer = try_it(&spec, at, false).await;
+    check_refused!(answer, Conflict, "a message that is out");
+    let would_be = try_it(&spec, at, true).await?;
+    lab.done(receipt).await?;
+    check_refused!(try_it(&spec, at, true).await, Conflict, "a settled message");
+    check_eq!(lab.group(&spec).await?.dead, 0, "dead letters");
+    let (spec, at) = four_waiting(&lab, &["k1=a", "k2=b", "k3=c", "k4=d"]).await?;
+    check_eq!(try_it(&spec, at[1], false).await?, would_be, "the number");
+    check_eq!(lab.group(&spec).await?.lag(), 4, "the lag after a dry run");
+    check_eq!(
+        aside(&lab, &spec, at[1], false).await?,
+        would_be,
+        "the number"
+    );
     Ok(())
 }
 

@@ -248,6 +248,8 @@ pub struct SetAside {
     /// Also while it is out with a member: its receipt is fenced then, and so may be those of messages that went out
     /// together with it, which come again.
     pub force: bool,
+    /// Only checks, and gives the number that it would have: nothing is changed.
+    pub dry_run: bool,
 }
 
 /// A short name for all errors that say the same of different messages.

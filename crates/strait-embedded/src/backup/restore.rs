@@ -51,7 +51,13 @@ pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>, dry_run: bool) -
     let (backup, dir) = (backup.as_ref(), dir.as_ref());
     let from = RealDisk::open_read_only(backup).map_err(|error| io_error(backup, error))?;
     let restored = if dry_run {
-        restore_from(&from, None)
+        let unused = match RealDisk::open_read_only(dir) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            found => found
+                .map_err(|error| io_error(dir, error))
+                .and_then(|to| refuse_used(&to, "a backup")),
+        };
+        unused.and_then(|()| restore_from(&from, None))
     } else {
         let to = RealDisk::open(dir).map_err(|error| io_error(dir, error))?;
         restore_from(&from, Some(&to))

@@ -192,7 +192,9 @@ impl Turn<'_> {
         }
         if let Some(found) = lease(self) {
             if !force {
-                return Err(self.out_with(of, shard, offset, found.consumer));
+                return Err(self
+                    .group_of(of)?
+                    .out_with(of, shard, offset, found.consumer));
             }
             // All that went out with it: a receipt over several is void as a whole, and what it covers must come again
             // before later messages of its keys do.
@@ -209,21 +211,6 @@ impl Turn<'_> {
         self.record(|turn| turn.bury(&fence, taken, reason));
         self.wake(id);
         Ok(number)
-    }
-
-    fn out_with(&self, of: &Of, shard: u32, offset: u64, consumer: u64) -> Error {
-        let member = self.group_of(of).ok().and_then(|group| {
-            let mut members = group.members.iter();
-            members.find(|member| member.consumer == consumer)
-        });
-        let member = member.map_or("a member", |member| &*member.name);
-        let text = format!(
-            "offset {offset} of partition {shard} is out with {member}: it is not set aside"
-        );
-        Error::new(Kind::Conflict, text)
-            .with("group", &of.0)
-            .with("topic", &of.1)
-            .next("wait until it is settled, or force it: the member's receipt is fenced then")
     }
 
     fn change_many<'n>(
@@ -286,6 +273,22 @@ impl Group {
             Some(number) => error.with("dead_letter", number),
             None => error,
         })
+    }
+
+    /// Why a message that a member has is not set aside.
+    pub(crate) fn out_with(&self, of: &Of, shard: u32, offset: u64, consumer: u64) -> Error {
+        let member = self
+            .members
+            .iter()
+            .find(|member| member.consumer == consumer);
+        let member = member.map_or("a member", |member| &*member.name);
+        let text = format!(
+            "offset {offset} of partition {shard} is out with {member}: it is not set aside"
+        );
+        Error::new(Kind::Conflict, text)
+            .with("group", &of.0)
+            .with("topic", &of.1)
+            .next("wait until it is settled, or force it: the member's receipt is fenced then")
     }
 }
 

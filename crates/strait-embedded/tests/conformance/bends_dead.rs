@@ -126,7 +126,7 @@ pub(crate) fn mutants() -> Vec<Mutant> {
     dead_letters().into_iter().chain(redrives()).collect()
 }
 
-fn dead_letters() -> [Mutant; 10] {
+fn dead_letters() -> [Mutant; 11] {
     [
         (
             "lists_whatever_is_dead",
@@ -202,6 +202,14 @@ fn dead_letters() -> [Mutant; 10] {
                 ("remove_by_filter", "what would be removed: found 4"),
                 ("remove_nothing", "it was accepted"),
             ],
+        ),
+        (
+            "sets_aside_in_a_dry_run",
+            Arc::new(OtherAside(|aside| SetAside {
+                dry_run: false,
+                ..aside
+            })),
+            &[("aside_dry_run", "was to be applied: Fenced")],
         ),
         (
             "sets_aside_what_is_out",

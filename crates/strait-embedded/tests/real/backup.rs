@@ -183,8 +183,10 @@ fn nothing_is_written_over_what_is_there() {
             .expect_err("it is there");
         assert_eq!(refused.kind(), Kind::Conflict);
     });
-    let refused = restore(&backup, &used, false).expect_err("it is in use");
-    assert_eq!(refused.kind(), Kind::Conflict, "{refused:?}");
+    for dry_run in [true, false] {
+        let refused = restore(&backup, &used, dry_run).expect_err("it is in use");
+        assert_eq!(refused.kind(), Kind::Conflict, "{refused:?}");
+    }
     assert_eq!(
         std::fs::read_to_string(used.join("letter")).ok().as_deref(),
         Some("dear")

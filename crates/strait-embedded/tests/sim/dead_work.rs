@@ -266,6 +266,7 @@ impl World {
             position: Position::at(offset),
             reason: dead.reason.clone().into(),
             force: false,
+            dry_run: false,
         };
         let future = self.events().set_aside(aside);
         self.call(

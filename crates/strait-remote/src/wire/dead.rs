@@ -73,7 +73,8 @@ wire_struct!(SetAside {
     partition,
     position,
     reason,
-    force
+    force,
+    dry_run
 });
 
 /// Asks for dead letters of a group on a topic.

@@ -337,7 +337,7 @@ proptest! {
         for edit in [put, DeadEdit::Drop] {
             there_and_back(&EditDead { group: group.clone(), topic: topic.clone(), number: big, edit });
         }
-        there_and_back(&SetAside { group: group.clone(), topic: topic.clone(), partition: small, position, reason: text.clone(), force: yes });
+        there_and_back(&SetAside { group: group.clone(), topic: topic.clone(), partition: small, position, reason: text.clone(), force: yes, dry_run: !yes });
         there_and_back(&Claim { scope: text.to_string(), key: text.to_string(), holder: text.to_string(), lease: wait, wait, at_most_once: yes });
         there_and_back(&GroupSpec {
             group,

@@ -116,6 +116,7 @@ impl<M: Message> Group<M> {
             position,
             reason: reason.into(),
             force,
+            dry_run: false,
         };
         self.topic.inner.lane.set_aside(aside).await
     }

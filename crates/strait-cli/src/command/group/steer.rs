@@ -56,13 +56,13 @@ pub(crate) struct AlterArgs {
     /// The group
     group: Name,
     /// The attempt after which a message goes to the dead letters
-    #[arg(long, value_name = "N|declared", value_parser = setting::<u32>)]
+    #[arg(long, value_name = "N|declared", value_parser = at_least_one::<u32>)]
     max_attempts: Option<Override<u32>>,
     /// Dead letters that it may keep; at the bound it stands
     #[arg(long, value_name = "N|declared", value_parser = setting::<u64>)]
     max_dead: Option<Override<u64>>,
     /// Greatest distance between the oldest unsettled and the newest delivered message of a partition
-    #[arg(long, value_name = "N|declared", value_parser = setting::<u64>)]
+    #[arg(long, value_name = "N|declared", value_parser = at_least_one::<u64>)]
     gap: Option<Override<u64>>,
     /// What follows a dead letter: `continue` lets held keys go on, where members declare that it holds them
     #[arg(long, value_name = "continue|declared", value_parser = after_dead)]
@@ -80,6 +80,16 @@ fn setting<T: FromStr + Clone + Send + Sync>(text: &str) -> Result<Override<T>, 
     }
     let wrong = |_| format!("`{text}` is neither a number nor `declared`");
     text.parse().map(Override::Set).map_err(wrong)
+}
+
+fn at_least_one<T>(text: &str) -> Result<Override<T>, String>
+where
+    T: FromStr + Clone + Send + Sync + PartialEq + From<u8>,
+{
+    match setting(text)? {
+        Override::Set(zero) if zero == T::from(0) => Err("it is at least 1".to_owned()),
+        set => Ok(set),
+    }
 }
 
 fn after_dead(text: &str) -> Result<Override<AfterDead>, String> {
