@@ -1,6 +1,6 @@
-//! What happens to the dead letters of a group after they died.
+//! Operations of dead letters: how one dies, and what happens to it after.
 
-use crate::codec::{Decoded, Malformed, Reader, put_i64, put_u64};
+use crate::codec::{Decoded, Malformed, Reader, put_bytes, put_i64, put_u64};
 
 pub(super) mod tag {
     pub(in super::super) const REDRIVE: u8 = 48;
@@ -225,5 +225,41 @@ mod tests {
                 .collect();
             prop_assert_eq!(back, numbers);
         }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct DeadOp<'a> {
+    pub(crate) number: u64,
+    pub(crate) attempts: u32,
+    pub(crate) key: u64,
+    pub(crate) appended: i64,
+    pub(crate) died: i64,
+    /// Bytes of its copy.
+    pub(crate) bytes: u64,
+    pub(crate) reason: &'a str,
+}
+
+impl<'a> DeadOp<'a> {
+    pub(crate) fn encode(&self, out: &mut Vec<u8>) {
+        put_u64(out, self.number);
+        put_u64(out, u64::from(self.attempts));
+        put_u64(out, self.key);
+        put_i64(out, self.appended);
+        put_i64(out, self.died);
+        put_u64(out, self.bytes);
+        put_bytes(out, self.reason.as_bytes());
+    }
+
+    pub(crate) fn decode(r: &mut Reader<'a>) -> Decoded<Self> {
+        Ok(DeadOp {
+            number: r.u64()?,
+            attempts: r.u32()?,
+            key: r.u64()?,
+            appended: r.i64()?,
+            died: r.i64()?,
+            bytes: r.u64()?,
+            reason: r.str()?,
+        })
     }
 }
