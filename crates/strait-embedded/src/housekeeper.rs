@@ -47,6 +47,8 @@ pub(crate) struct Housekeeper {
     /// Segments before it have their index.
     indexed_to: u64,
     next_retention: Duration,
+    /// Where the newest checkpoint is replayed from.
+    checkpointed: u64,
     cleaner: Cleaner,
     /// Something failed and is tried again.
     again: bool,
@@ -63,35 +65,6 @@ pub(crate) struct Checkpoint {
     rest: VecDeque<(u16, u64)>,
 }
 
-fn copy_of(error: &io::Error) -> io::Error {
-    io::Error::new(error.kind(), error.to_string())
-}
-
-/// True when the index knows all of these batches.
-fn holds(known: &SegmentIndex, streams: &BTreeMap<StreamId, Vec<Extent>>) -> bool {
-    streams.iter().all(|(id, extents)| {
-        let known: &[Extent] = known.get(id).map_or(&[], |known| known);
-        extents.iter().all(|extent| {
-            let at = known.binary_search_by_key(&extent.first, |e| e.first);
-            at.is_ok_and(|at| known[at] == *extent)
-        })
-    })
-}
-
-/// What an index knows and what is in memory.
-fn merge(
-    known: SegmentIndex,
-    mut streams: BTreeMap<StreamId, Vec<Extent>>,
-) -> BTreeMap<StreamId, Vec<Extent>> {
-    for (id, extents) in known {
-        let all = streams.entry(id).or_default();
-        all.extend(extents.iter().copied());
-        all.sort_unstable_by_key(|extent| extent.first);
-        all.dedup();
-    }
-    streams
-}
-
 impl Housekeeper {
     pub(crate) fn new(shared: Arc<Shared>) -> Housekeeper {
         Housekeeper {
@@ -99,6 +72,7 @@ impl Housekeeper {
             shared,
             indexed_to: 0,
             next_retention: Duration::ZERO,
+            checkpointed: 0,
             again: false,
             ballast: None,
             gauges: Gauges::default(),
@@ -318,7 +292,9 @@ impl Housekeeper {
         self.next_retention = now.monotonic + self.shared.options.retention_every;
         self.apply_retention(now);
         self.cleaner.begin(self.indexed_to);
-        if !self.cleaner.is_busy() && self.has_dead_segments() {
+        // Without anything new another checkpoint would give back nothing more than the last.
+        let is_new = self.shared.chores.lock().durable.seq > self.checkpointed;
+        if is_new && !self.cleaner.is_busy() && self.has_dead_segments() {
             self.shared.chores.lock().checkpoint = true;
         }
     }
@@ -482,6 +458,7 @@ impl Housekeeper {
             chores.tail_records = 0;
             chores.durable
         };
+        self.checkpointed = replay.seq;
         let head = SnapshotHead {
             identity: self.shared.identity,
             seq: replay.seq - 1,
@@ -577,4 +554,33 @@ fn expiries(state: &State, now: i64) -> Vec<Command> {
         Some(std::iter::repeat_with(expire).take(slices))
     };
     state.groups.values().filter_map(of).flatten().collect()
+}
+
+fn copy_of(error: &io::Error) -> io::Error {
+    io::Error::new(error.kind(), error.to_string())
+}
+
+/// True when the index knows all of these batches.
+fn holds(known: &SegmentIndex, streams: &BTreeMap<StreamId, Vec<Extent>>) -> bool {
+    streams.iter().all(|(id, extents)| {
+        let known: &[Extent] = known.get(id).map_or(&[], |known| known);
+        extents.iter().all(|extent| {
+            let at = known.binary_search_by_key(&extent.first, |e| e.first);
+            at.is_ok_and(|at| known[at] == *extent)
+        })
+    })
+}
+
+/// What an index knows and what is in memory.
+fn merge(
+    known: SegmentIndex,
+    mut streams: BTreeMap<StreamId, Vec<Extent>>,
+) -> BTreeMap<StreamId, Vec<Extent>> {
+    for (id, extents) in known {
+        let all = streams.entry(id).or_default();
+        all.extend(extents.iter().copied());
+        all.sort_unstable_by_key(|extent| extent.first);
+        all.dedup();
+    }
+    streams
 }

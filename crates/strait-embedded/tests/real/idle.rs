@@ -1,8 +1,13 @@
 //! An engine that has nothing to do wakes nobody.
 
-use std::time::Duration;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
-use crate::support::{append, block_on, child, declare, open, role};
+use strait_core::Engine;
+use strait_core::events::{Retention, TopicSpec};
+use strait_embedded::{Embedded, Options};
+
+use crate::support::{append, block_on, child, declare, events, name, open, role};
 
 #[test]
 fn an_idle_engine_makes_no_wakeups() {
@@ -15,6 +20,64 @@ fn an_idle_engine_makes_no_wakeups() {
         status.expect("this program again").success(),
         "the child says why"
     );
+}
+
+/// Retention looks every so often; without anything new that costs no write.
+#[test]
+fn a_directory_at_rest_is_not_written_to() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let dir = dir.path().join("data");
+    let options = Options {
+        segment_bytes: 1 << 20,
+        retention_every: Duration::from_millis(100),
+        ..Options::default()
+    };
+    let engine = Embedded::open(&dir, options).expect("an empty directory");
+    block_on(async {
+        let spec = TopicSpec {
+            retention: Some(Retention {
+                age: Some(Duration::from_millis(1)),
+                bytes: None,
+            }),
+            ..TopicSpec::new(name("short")).partitions(1)
+        };
+        events(&engine).declare(spec).await.expect("a new topic");
+        declare(&engine, "in", 1).await;
+        // With an older checkpoint in front of them, segments are not given back by the next one.
+        let backup = dir.with_extension("backup");
+        engine.backup(backup).await.expect("a backup");
+        for _ in 0..60 {
+            append(&engine, "in", 0, &[b'x'; 60_000])
+                .await
+                .expect("appended");
+        }
+        events(&engine).delete(name("in")).await.expect("deleted");
+    });
+    let mut before = written(&dir);
+    // A checkpoint is taken, as segments hold nothing any more; then ten looks find nothing to do.
+    for _ in 0..20 {
+        std::thread::sleep(Duration::from_secs(1));
+        let now = written(&dir);
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+    panic!("the directory is written to although nothing happens");
+}
+
+/// The files and when each was written last.
+fn written(dir: &Path) -> Vec<(PathBuf, SystemTime)> {
+    let files = std::fs::read_dir(dir).expect("the directory");
+    let mut files: Vec<(PathBuf, SystemTime)> = files
+        .filter_map(|file| {
+            let path = file.ok()?.path();
+            let at = path.metadata().ok()?.modified().ok()?;
+            Some((path, at))
+        })
+        .collect();
+    files.sort();
+    files
 }
 
 #[test]
