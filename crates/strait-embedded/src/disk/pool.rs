@@ -18,6 +18,7 @@ use super::log::LogOptions;
 use super::segment::SegmentHeader;
 
 mod making;
+mod removing;
 
 /// Open files that are kept for readers at most.
 const OPEN_FILES: usize = 256;
@@ -69,8 +70,9 @@ pub(super) struct State {
     pub(super) large_groups: bool,
     /// Files to recycle: id and length.
     pub(super) freed: Vec<SegmentInfo>,
-    /// Files to remove.
+    /// Files to remove, and the one that is being removed.
     pub(super) trash: Vec<u64>,
+    pub(super) shrinking: Option<removing::Shrinking>,
     /// Counts the uses of open files.
     pub(super) clock: u64,
 }
@@ -116,19 +118,24 @@ impl Pool {
     /// True when [`prepare_one`](Self::prepare_one) has something to do.
     pub fn wanted(&self) -> bool {
         let state = self.state.lock();
-        !state.trash.is_empty()
+        state.has_trash()
             || self.wants_reserve(&state)
             || self.wants_spare(&state)
             || !self.has_room()
     }
 
-    /// Does one step of what is wanted: removes freed files that are not kept, then prepares the reserve or one spare
-    /// segment (durable, name included), or zeroes the next part of one. Never blocks the writer meanwhile.
+    /// Does one step of what is wanted: removes a part of the freed files that are not kept (on a full disk all of them), and
+    /// prepares the reserve or one spare segment (durable, name included), or zeroes the next part of one. Never blocks the
+    /// writer meanwhile.
     ///
     /// # Errors
     /// Those of the disk. A full disk (see [`is_full`]) is one of them: try again later.
     pub fn prepare_one(&self) -> io::Result<()> {
-        self.empty_trash()?;
+        if self.has_room() {
+            self.shrink_trash()?;
+        } else {
+            self.empty_trash()?;
+        }
         let result = self.prepare_wanted();
         self.look_for_room()?;
         match result {
@@ -215,18 +222,6 @@ impl Pool {
 
     fn wants_spare(&self, state: &State) -> bool {
         state.spares.len() < self.options.spares
-    }
-
-    fn empty_trash(&self) -> io::Result<()> {
-        loop {
-            let Some(id) = self.state.lock().trash.pop() else {
-                return Ok(());
-            };
-            match self.disk.remove(&file_name(id)) {
-                Err(e) if e.kind() != io::ErrorKind::NotFound => return Err(e),
-                _ => {}
-            }
-        }
     }
 
     fn prepare_wanted(&self) -> io::Result<()> {
