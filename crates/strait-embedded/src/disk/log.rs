@@ -29,7 +29,8 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// How many segments are prepared ahead. Default 2.
     pub spares: usize,
-    /// How many freed files are kept for recycling; the others are removed. Default 4.
+    /// How many freed files are kept for recycling at least, and at most when fewer than four times as many segments are in
+    /// use: beyond that a quarter of these. The others are removed. Default 4.
     pub recycled: usize,
     /// Whether spare segments are filled with zeros ahead, which makes small fsyncs cheap. Default true; a disk in
     /// memory has nothing from it.

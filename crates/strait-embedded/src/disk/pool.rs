@@ -24,6 +24,8 @@ mod removing;
 const OPEN_FILES: usize = 256;
 /// Bytes that are zeroed in one step: an fsync of the log waits for no more of them.
 const ZERO_STEP: u64 = 128 << 10;
+/// Of so many segments in use, one more is kept for recycling.
+const RECYCLED_PART: usize = 4;
 /// Zeroing pays for smaller groups only, on average: it writes a segment twice, and saves an fsync the metadata.
 const ZEROING_PAYS: u64 = 64 << 10;
 
@@ -472,14 +474,18 @@ impl Pool {
         }
     }
 
-    /// Keeps the file for recycling when it has the length of the next segments, else marks it for removal.
+    /// Keeps the file for recycling when it has the length of the next segments, else marks it for removal. The more
+    /// segments are in use, the more of them retention and the cleaner free at a time.
     pub(super) fn free(&self, state: &mut State, id: u64, len: u64) {
-        let recycles = !is_cleaned(id) && len == state.target;
-        if recycles && state.freed.len() < self.options.recycled {
-            state.freed.push(SegmentInfo { id, len });
-        } else {
+        if is_cleaned(id) || len != state.target {
             state.trash.push(id);
+            return;
         }
+        state.freed.push(SegmentInfo { id, len });
+        let kept = self.options.recycled.max(state.used.len() / RECYCLED_PART);
+        let surplus = state.freed.len().saturating_sub(kept);
+        let State { freed, trash, .. } = state;
+        trash.extend(freed.drain(..surplus).map(|file| file.id));
     }
 
     /// Length of the next segment in the ordinary case.

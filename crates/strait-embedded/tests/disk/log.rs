@@ -455,6 +455,27 @@ fn released_files_are_recycled_and_their_old_groups_never_replay() {
 }
 
 #[test]
+fn a_quarter_as_many_files_as_are_in_use_are_kept_for_recycling() {
+    let (sim, disk) = faulty();
+    let options = LogOptions {
+        recycled: 2,
+        ..level()
+    };
+    let (mut log, ..) = open_from(&disk, &options, None).unwrap();
+    let placed: Vec<_> = (0..40)
+        .map(|i| log.append(&encode(&group_of(9000, i))).unwrap().segment)
+        .collect();
+    log.sync().unwrap();
+    let files = |sim: &SimDisk| sim.allocated() / (16 << 10);
+    let (early, late) = placed[..39].split_at(20);
+    early.iter().for_each(|&id| released(&mut log, id));
+    // In use, a fourth of it, and the spare one that is prepared ahead.
+    assert_eq!(files(&sim), 20 + 5 + 1);
+    late.iter().for_each(|&id| released(&mut log, id));
+    assert_eq!(files(&sim), 1 + 2 + 1, "with less in use, less is kept");
+}
+
+#[test]
 fn a_pinned_segment_is_not_recycled_before_its_last_pin_is_gone() {
     let (_, disk) = faulty();
     let (mut log, ..) = open_from(&disk, &level(), None).unwrap();
