@@ -5,6 +5,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,6 +13,7 @@ use hdrhistogram::Histogram;
 use serde::Serialize;
 use strait::core::events::{Append, Compaction, Events, Expected, Retention, TopicSpec};
 use strait::core::{Error, Kind, Name, NewRecord, Records, RecordsBuilder};
+use tokio::sync::Semaphore;
 
 use super::load::{histogram, millis, record};
 use super::process::{Process, directory_bytes};
@@ -25,6 +27,8 @@ use crate::text::{count, parse_duration};
 const PARTS: usize = 10;
 /// Keys of a topic that is compacted.
 const KEYS: u64 = 1_000;
+/// The rate of a load that nothing holds back.
+const UNBOUNDED: u64 = u64::MAX;
 
 /// Measure a steady load with retention, cleaner and compaction at work, in a directory of its own.
 ///
@@ -229,7 +233,7 @@ async fn half_of_the_peak(
     ctx: &Ctx,
 ) -> Outcome<u64> {
     ctx.out.note("looking for the peak");
-    let steady = Arc::new(Steady::new(args, events.clone(), names.to_vec(), u64::MAX));
+    let steady = Arc::new(Steady::new(args, events.clone(), names.to_vec(), UNBOUNDED));
     let running = steady.clone().start();
     let begun = Instant::now();
     tokio::time::sleep(Duration::from_secs(5)).await;
@@ -238,36 +242,41 @@ async fn half_of_the_peak(
     Ok((messages as f64 / begun.elapsed().as_secs_f64() / 2.0) as u64)
 }
 
-/// Producers that send at their times.
+/// Producers that send at the times of a schedule, whichever of them is free.
 struct Steady {
     events: Arc<dyn Events>,
     names: Vec<Name>,
     size: usize,
     batch: u32,
-    /// Between two appends of one producer.
+    /// Between two appends; zero when each follows as soon as a producer is free.
     every: Duration,
-    acknowledged: AtomicU64,
+    begun: Instant,
+    /// Appends whose time has come.
+    due: Semaphore,
     turn: AtomicU64,
-    stop: AtomicU64,
+    acknowledged: AtomicU64,
 }
 
-/// Producers, each with one append under way.
+/// Appends under way at most.
 const PRODUCERS: u32 = 64;
 
 struct Running {
     steady: Arc<Steady>,
+    clock: JoinHandle<()>,
     tasks: tokio::task::JoinSet<Outcome<Histogram<u64>>>,
 }
 
 impl Running {
     async fn stop(mut self) -> Outcome<Histogram<u64>> {
-        self.steady.stop.store(1, Ordering::Relaxed);
+        self.steady.due.close();
         let mut all = histogram()?;
         while let Some(done) = self.tasks.join_next().await {
             let acks = done.map_err(|e| Error::new(Kind::Unexpected, e.to_string()))??;
             all.add(acks)
                 .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
         }
+        let ended = self.clock.join();
+        ended.map_err(|_| Error::new(Kind::Unexpected, "the clock of the load panicked"))?;
         Ok(all)
     }
 }
@@ -275,35 +284,56 @@ impl Running {
 impl Steady {
     fn new(args: &SustainedArgs, events: Arc<dyn Events>, names: Vec<Name>, rate: u64) -> Steady {
         let appends = rate as f64 / f64::from(args.batch);
+        let every = match rate {
+            UNBOUNDED => Duration::ZERO,
+            _ => Duration::from_secs_f64(1.0 / appends),
+        };
         Steady {
             events,
             names,
             size: args.size as usize,
             batch: args.batch,
-            every: Duration::from_secs_f64(f64::from(PRODUCERS) / appends),
-            acknowledged: AtomicU64::new(0),
+            every,
+            begun: Instant::now(),
+            due: Semaphore::new(0),
             turn: AtomicU64::new(0),
-            stop: AtomicU64::new(0),
+            acknowledged: AtomicU64::new(0),
         }
     }
 
     fn start(self: Arc<Self>) -> Running {
+        let steady = self.clone();
+        let clock = std::thread::spawn(move || steady.tell_the_time());
         let mut tasks = tokio::task::JoinSet::new();
-        for producer in 0..PRODUCERS {
+        for _ in 0..PRODUCERS {
             let steady = self.clone();
-            tasks.spawn(async move { steady.produce(producer).await });
+            tasks.spawn(async move { steady.produce().await });
         }
         Running {
             steady: self,
+            clock,
             tasks,
         }
     }
 
-    async fn produce(&self, producer: u32) -> Outcome<Histogram<u64>> {
+    /// On a thread of its own: the runtime's timers are only as fine as a millisecond.
+    fn tell_the_time(&self) {
+        if self.every.is_zero() {
+            return self.due.add_permits(Semaphore::MAX_PERMITS);
+        }
+        let mut told = 0;
+        while !self.due.is_closed() {
+            let by_now = self.begun.elapsed().div_duration_f64(self.every) as usize;
+            self.due.add_permits(by_now - told);
+            told = by_now;
+            std::thread::sleep(self.every);
+        }
+    }
+
+    async fn produce(&self) -> Outcome<Histogram<u64>> {
         let mut acks = histogram()?;
-        let mut due = Instant::now() + self.every / PRODUCERS * producer;
-        while self.stop.load(Ordering::Relaxed) == 0 {
-            tokio::time::sleep_until(due.into()).await;
+        while let Ok(permit) = self.due.acquire().await {
+            permit.forget();
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let topic = &self.names[turn as usize % self.names.len()];
             let append = Append {
@@ -314,10 +344,10 @@ impl Steady {
                 dedupe: false,
             };
             self.events.append(append).await?;
-            record(&mut acks, due)?;
+            // From the time it was due: what waited for a free producer has waited too.
+            record(&mut acks, self.begun + self.every.mul_f64(turn as f64))?;
             self.acknowledged
                 .fetch_add(u64::from(self.batch), Ordering::Relaxed);
-            due += self.every;
         }
         Ok(acks)
     }
