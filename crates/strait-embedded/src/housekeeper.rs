@@ -36,6 +36,9 @@ pub(crate) const BALLAST: &str = "ballast.tmp";
 const BALLAST_BYTES: u64 = 1 << 20;
 /// Steps of preparing segments in one round.
 const STEPS: u32 = 4;
+/// Retention is looked at after so many segments, before its time: at a high rate much would go at once, and the log would
+/// take new files meanwhile instead of those.
+const ROUND_SEGMENTS: u64 = 4;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
 const SHARE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
@@ -284,12 +287,16 @@ impl Housekeeper {
     pub(crate) fn clean_up(&mut self) {
         let now = self.shared.clock.now();
         let mut chores = self.shared.chores.lock();
-        if !(chores.cleanup || chores.freed) || now.monotonic < self.next_retention {
+        let options = &self.shared.options;
+        let is_due = now.monotonic >= self.next_retention
+            || chores.unseen_bytes >= ROUND_SEGMENTS * options.segment_bytes;
+        if !chores.wants_cleanup() || !is_due {
             return;
         }
         chores.freed = false;
+        chores.unseen_bytes = 0;
         drop(chores);
-        self.next_retention = now.monotonic + self.shared.options.retention_every;
+        self.next_retention = now.monotonic + options.retention_every;
         self.apply_retention(now);
         self.cleaner.begin(self.indexed_to);
         // Without anything new another checkpoint would give back nothing more than the last.

@@ -29,7 +29,7 @@ pub struct Options {
     /// is shown, and everything that writes (sends, members, changes of topics) is refused with code `read_only`.
     /// Refused with `locked` while another process has the directory; `memory:` has no such mode. Default false.
     pub read_only: bool,
-    /// How often retention is looked at, where a topic has one. Default 10 s.
+    /// How often retention is looked at, where a topic has one; sooner when four segments were written meanwhile. Default 10 s.
     pub retention_every: Duration,
     /// The cleaner, which copies what is live out of segments that are mostly dead, works at most this part of the time, in
     /// percent: so much of the disk's bandwidth it may take. Below 1 it is 1, above 100 it is 100. Default 50.

@@ -87,6 +87,8 @@ pub(crate) struct Chores {
     pub(crate) cleanup: bool,
     /// Something was removed since the cleaner looked last.
     pub(crate) freed: bool,
+    /// Bytes since retention and cleaner looked last.
+    pub(crate) unseen_bytes: u64,
     /// Something changed that gauges show.
     pub(crate) gauges: bool,
     pub(crate) stop: bool,
@@ -146,6 +148,7 @@ impl Shared {
                 tail_records: 0,
                 cleanup,
                 freed: false,
+                unseen_bytes: 0,
                 gauges: true,
                 stop: false,
             }),

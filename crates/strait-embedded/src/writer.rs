@@ -265,6 +265,7 @@ impl Writer {
         counter!(names::WRITTEN_BYTES).increment(placed.len);
         let mut chores = self.shared.chores.lock();
         chores.tail_bytes += placed.len;
+        chores.unseen_bytes += placed.len;
         chores.tail_records += self.out.records;
         let rolled = chores.active != placed.segment;
         chores.active = placed.segment;

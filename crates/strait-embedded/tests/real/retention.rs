@@ -81,6 +81,31 @@ fn old_segments_go_and_parked_messages_keep_their_bodies() {
     );
 }
 
+#[test]
+fn what_is_written_fast_goes_before_the_next_time_for_retention() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let options = Options {
+        segment_bytes: 1 << 20,
+        retention_every: Duration::from_secs(3_600),
+        ..Options::default()
+    };
+    let engine = Embedded::open(dir.path().join("data"), options).expect("an empty directory");
+    block_on(async {
+        let mut spec = TopicSpec::new(name("in")).partitions(1);
+        spec.retention = Some(Retention {
+            age: None,
+            bytes: Some(KEPT),
+        });
+        events(&engine).declare(spec).await.expect("a new topic");
+        for i in 0..(10 * KEPT) / BODY as u64 {
+            append(&engine, "in", 0, &[i as u8; BODY])
+                .await
+                .expect("appended");
+        }
+        trimmed(&engine, 0).await;
+    });
+}
+
 async fn park(engine: &Embedded, consumer: &mut Consumer) {
     loop {
         if let Arrival::Run(_, receipt) = consumer.next(1, 1).await.expect("the message") {
