@@ -1,6 +1,4 @@
-//! `strait bench`: measures this machine and this build.
-//!
-//! `events` measures this machine and this build, against a bare log in the same run.
+//! `strait bench`: measures this machine and this build; `events` against a bare log in the same run.
 //!
 //! A closed loop: each producer keeps so many appends under way, and starts the next when one is acknowledged. The bare
 //! log takes the same batches from the same producers through a queue to one thread that writes and fsyncs: what the
@@ -27,14 +25,14 @@ use std::time::{Duration, Instant};
 use clap::Args;
 use serde::Serialize;
 use strait::Strait;
-use strait::core::events::{Cursor, Durability, Events, TopicInfo, TopicSpec};
-use strait::core::{Error, Kind, Name};
+use strait::core::events::{Cursor, Durability, Events, Retention, TopicInfo, TopicSpec};
+use strait::core::{Error, Kind, Name, codes};
 
 use crate::command::Ctx;
 use crate::fail::{Failure, Outcome};
 use crate::out::SCHEMA;
 use crate::target;
-use crate::text::{count, parse_duration};
+use crate::text::{count, parse_bytes, parse_duration};
 use load::{Load, Measured};
 
 /// Engine and bare log take this many turns each.
@@ -63,6 +61,9 @@ pub(crate) struct BenchArgs {
     /// Partitions of the topic
     #[arg(long, value_name = "N", default_value_t = 12, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     partitions: u32,
+    /// Keep so many bytes of each partition, so that the log goes round as it does in service; all is kept by default
+    #[arg(long, value_name = "BYTES", value_parser = parse_bytes, conflicts_with_all = ["consume", "consume_effect", "redrive"])]
+    keep: Option<u64>,
     /// How long each part runs
     #[arg(long, value_name = "DURATION", default_value = "5s", value_parser = parse_duration)]
     duration: Duration,
@@ -109,6 +110,8 @@ struct Report {
     producers: u32,
     in_flight: u32,
     partitions: u32,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    keep_bytes: Option<u64>,
     duration_s: f64,
     #[serde(flatten)]
     appended: Option<Appended>,
@@ -235,7 +238,11 @@ impl Place {
 async fn measure(args: &BenchArgs, strait: &Strait, place: &Place, ctx: &Ctx) -> Outcome<Report> {
     let events = strait.events_lane()?.clone();
     let topic: Name = format!("strait-bench-{}", std::process::id()).parse()?;
-    let spec = TopicSpec::new(topic.clone()).partitions(args.partitions);
+    let mut spec = TopicSpec::new(topic.clone()).partitions(args.partitions);
+    spec.retention = args.keep.map(|bytes| Retention {
+        age: None,
+        bytes: Some(bytes),
+    });
     events.declare(spec).await?;
     let mut report = Report {
         schema: SCHEMA,
@@ -246,6 +253,7 @@ async fn measure(args: &BenchArgs, strait: &Strait, place: &Place, ctx: &Ctx) ->
         producers: args.producers,
         in_flight: args.in_flight,
         partitions: args.partitions,
+        keep_bytes: args.keep,
         duration_s: args.duration.as_secs_f64(),
         ..Report::default()
     };
@@ -364,7 +372,15 @@ async fn visit(events: &Arc<dyn Events>, info: &TopicInfo, partition: usize) -> 
     };
     let (mut records, mut bytes) = (0, 0);
     while cursor.position < info.partitions[partition].end {
-        let chunk = events.read(cursor.clone(), 1 << 20).await?;
+        let chunk = match events.read(cursor.clone(), 1 << 20).await {
+            // Retention went past it: what is kept begins later.
+            Err(error) if error.is(codes::OFFSET_GONE) => {
+                let now = events.topic(info.name.clone()).await?;
+                cursor.position = now.partitions[partition].start;
+                continue;
+            }
+            read => read?,
+        };
         for item in chunk.iter() {
             records += 1;
             bytes += item.record().body().len();
