@@ -357,7 +357,10 @@ fn a_group_is_paused_altered_and_moved_with_the_plan_first() {
     ok(&["group", "alter", "team", "--gap", "declared", "--yes"]);
     assert_eq!(show()["rules"]["gap"], json!(10_000));
     let zero = dir.run(&["group", "alter", "team", "--gap", "0", "--yes"], b"");
-    assert_eq!(zero.code, 2, "a usage error: nothing was asked of the engine");
+    assert_eq!(
+        zero.code, 2,
+        "a usage error: nothing was asked of the engine"
+    );
     assert!(zero.stderr.contains("it is at least 1"), "{}", zero.stderr);
 
     let plan = ok(&[

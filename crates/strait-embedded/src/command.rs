@@ -101,7 +101,7 @@ pub(crate) struct Taken {
     /// Hash of its key, 0 without one.
     pub(crate) key: u64,
     pub(crate) appended: i64,
-    /// Attempts made, where that is not what the group's state says.
+    /// Attempts made, where the engine gave it up: the grant by which it learned that they were all was none.
     pub(crate) attempts: Option<u32>,
     /// A copy for the dead letters, where this may be its last attempt.
     pub(crate) grave: Option<Records>,

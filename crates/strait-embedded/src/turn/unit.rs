@@ -10,7 +10,7 @@ use super::ledger::check_key;
 use super::{Turn, disk_full};
 use crate::command::{Prepared, Taken};
 use crate::consumer::group_of;
-use crate::ops::{DeadOp, Op, ParkOp};
+use crate::ops::{DeadOp, GroupId, Op, ParkOp};
 use crate::state::ledger::{Entry, full_key};
 
 /// Why a unit is not applied.
@@ -205,7 +205,18 @@ impl Turn<'_> {
             }
             Verdict::Dead(reason) => {
                 for message in taken {
-                    self.bury(&fence, message, &reason);
+                    if self.has_attempts_left(group, &message) {
+                        let (first, count) = (message.offset, 1);
+                        let back = Op::Release {
+                            group,
+                            shard,
+                            first,
+                            count,
+                        };
+                        self.emit(&back, None);
+                    } else {
+                        self.bury(&fence, message, &reason);
+                    }
                 }
             }
         }
@@ -222,6 +233,16 @@ impl Turn<'_> {
         if let Some(at) = state.and_then(|state| self.next_due(state)) {
             self.alarm(group, at);
         }
+    }
+
+    /// True when the engine gave the message up, which took all the attempts that it had, and the limit was raised since.
+    fn has_attempts_left(&self, group: GroupId, message: &Taken) -> bool {
+        let group = self.state.groups.get(&group);
+        let limit = group.map(|group| group.settings.max_attempts);
+        message
+            .attempts
+            .zip(limit)
+            .is_some_and(|(made, limit)| made < limit)
     }
 
     fn retry(

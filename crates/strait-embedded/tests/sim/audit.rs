@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use strait_core::events::{Cursor, DeadFilter, DeadLetter, GroupInfo, ReadKey};
 use strait_core::{Chunk, Name, Position};
 
-use crate::model::{Dead, Letter, Part, Send, State, Unit, Verdict, key_bytes, serial_of};
+use crate::model::{Dead, Letter, Part, Send, State, Unit, Verdict, edit_of, key_bytes, serial_of};
 use crate::ops::{What, describe};
 use crate::trace::note;
 use crate::world::World;
@@ -245,6 +245,7 @@ impl World {
             dying.is_empty(),
             "{place}: given up, and no dead letters: {dying:?}"
         );
+        self.groups[group].attempts_before = None;
     }
 
     fn new_dead(&mut self, group: usize, letter: &DeadLetter, shard: u32, offset: u64) {
@@ -307,8 +308,9 @@ impl World {
             dying.remove(index.unwrap_or_else(|| panic!("{place} died otherwise: {dead:?}")));
             return;
         }
-        let max = self.groups[group].max_attempts;
-        let msg = self.groups[group].shards[dead.shard as usize].msg(dead.offset);
+        let group = &mut self.groups[group];
+        let max = group.attempts_before.unwrap_or(group.max_attempts);
+        let msg = group.shards[dead.shard as usize].msg(dead.offset);
         assert!(
             msg.hi >= max && msg.state != State::Settled,
             "{place} died by itself: {dead:?}, {msg:?}"
@@ -461,6 +463,7 @@ impl World {
                 serial,
                 key: key_of(record),
                 len: record.body().len(),
+                edit: edit_of(record.body()),
             };
             self.topics[topic].parts[partition as usize]
                 .recs
@@ -717,6 +720,7 @@ impl World {
             model.name,
             model.max_attempts
         );
+        model.attempts_before.get_or_insert(model.max_attempts);
         model.max_attempts = most;
         model.maybe_attempts = None;
     }

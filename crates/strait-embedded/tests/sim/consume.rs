@@ -226,7 +226,7 @@ impl World {
         let msg = group.shards[ticket.shard as usize].msgs.get(&offset);
         let edit = msg.and_then(|msg| msg.letter.as_ref()?.comes_as());
         if let Some(edit) = edit {
-            let wanted = crate::dead_work::edited_body(edit);
+            let wanted = crate::model::edited_body(edit);
             assert_eq!(record.body(), wanted, "offset {offset} comes as edited");
             return;
         }

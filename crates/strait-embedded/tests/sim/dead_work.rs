@@ -9,15 +9,10 @@ use strait_core::events::{
 use strait_core::{Error, Kind, Position, Result, codes};
 
 use crate::audit::name;
-use crate::model::{Dead, Letter, State};
+use crate::model::{Dead, Letter, State, edited_body};
 use crate::ops::{Answer, What};
 use crate::trace::note;
 use crate::world::World;
-
-/// The body that an edit gives.
-pub(crate) fn edited_body(edit: u64) -> Vec<u8> {
-    format!("edited {edit}").into_bytes()
-}
 
 impl World {
     pub(crate) fn dead_work(&mut self, group: usize) {

@@ -15,6 +15,7 @@ mod drain;
 mod model;
 mod ops;
 mod places;
+mod races;
 mod steps;
 mod trace;
 mod world;

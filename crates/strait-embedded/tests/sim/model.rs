@@ -12,6 +12,8 @@ pub(crate) struct Rec {
     pub(crate) serial: u64,
     pub(crate) key: Option<u8>,
     pub(crate) len: usize,
+    /// The copy of a dead letter that came back with this edit.
+    pub(crate) edit: Option<u64>,
 }
 
 pub(crate) fn key_bytes(key: u8) -> Vec<u8> {
@@ -20,10 +22,24 @@ pub(crate) fn key_bytes(key: u8) -> Vec<u8> {
 
 impl Rec {
     pub(crate) fn body(&self) -> Vec<u8> {
+        if let Some(edit) = self.edit {
+            return edited_body(edit);
+        }
         let mut body = self.serial.to_le_bytes().to_vec();
         body.resize(self.len.max(8), self.serial as u8);
         body
     }
+}
+
+/// What edit number `edit` makes of a dead letter's body.
+pub(crate) fn edited_body(edit: u64) -> Vec<u8> {
+    format!("edited {edit}").into_bytes()
+}
+
+/// The edit that made this body.
+pub(crate) fn edit_of(body: &[u8]) -> Option<u64> {
+    let text = std::str::from_utf8(body).ok()?;
+    text.strip_prefix("edited ")?.parse().ok()
 }
 
 pub(crate) fn serial_of(body: &[u8]) -> Option<u64> {
@@ -332,6 +348,8 @@ pub(crate) struct Group {
     pub(crate) max_attempts: u32,
     /// What members say; an operator may have set more.
     pub(crate) declared_attempts: u32,
+    /// What held since somebody looked at the dead letters, before an operator set more.
+    pub(crate) attempts_before: Option<u32>,
     /// What an operator may have set, as nobody knows.
     pub(crate) maybe_attempts: Option<u32>,
     /// `None`: nobody knows.
@@ -366,6 +384,7 @@ impl Group {
         self.runs.clear();
         self.exists = false;
         self.max_attempts = self.declared_attempts;
+        self.attempts_before = None;
         self.maybe_attempts = None;
         self.paused = Some(false);
         self.shards.clear();

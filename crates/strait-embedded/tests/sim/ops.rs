@@ -740,7 +740,9 @@ impl World {
                 self.groups[*group].paused = Some(*paused);
             }
             What::Steer(group, Steer::Attempts(most)) => {
-                self.groups[*group].max_attempts = *most;
+                let group = &mut self.groups[*group];
+                group.attempts_before.get_or_insert(group.max_attempts);
+                group.max_attempts = *most;
             }
             _ => {}
         }

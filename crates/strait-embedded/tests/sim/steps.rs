@@ -62,6 +62,7 @@ pub(crate) fn cast(rng: &mut Rng) -> (Vec<Topic>, Vec<Group>) {
             key_order,
             max_attempts,
             declared_attempts: max_attempts,
+            attempts_before: None,
             maybe_attempts: None,
             paused: Some(false),
             hold_key: key_order && rng.one_in(2),
@@ -147,6 +148,7 @@ impl World {
                         Some(other).filter(|k| *k < 4 || compacted)
                     },
                     len: 8 + self.rng.below(self.max_body as u64) as usize,
+                    edit: None,
                 }
             })
             .collect();
