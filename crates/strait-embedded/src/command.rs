@@ -11,7 +11,9 @@ use strait_core::{
 use tokio::sync::oneshot;
 
 use crate::cleaner::Copied;
+use crate::consumer::group_of;
 use crate::ops::GroupId;
+use crate::shared::Shared;
 use crate::state::dead::Grave;
 
 pub(crate) mod dead;
@@ -177,13 +179,14 @@ pub(crate) enum Reply {
     Unit(Answer<Result<()>>, Result<()>),
     Seek(Answer<Result<Position>>, Result<Position>),
     Count(Answer<Result<u64>>, Result<u64>),
+    Join(Answer<Result<u64>>, Result<u64>),
     Slice(Answer<Result<Slice>>, Result<Slice>),
     Fetch(Answer<Option<Granted>>, Option<Granted>),
 }
 
 impl Reply {
-    /// A receiver that was dropped does not want to know.
-    pub(crate) fn send(self) {
+    /// A receiver that was dropped does not want to know; a member that nobody waits for leaves.
+    pub(crate) fn send(self, shared: &Shared) {
         match self {
             Reply::Append(to, answer) => drop(to.send(answer)),
             Reply::Commit(to, answer) => drop(to.send(answer)),
@@ -192,6 +195,11 @@ impl Reply {
             Reply::Unit(to, answer) => drop(to.send(answer)),
             Reply::Seek(to, answer) => drop(to.send(answer)),
             Reply::Count(to, answer) => drop(to.send(answer)),
+            Reply::Join(to, answer) => {
+                if let Err(Ok(consumer)) = to.send(answer) {
+                    shared.push(Command::leave(consumer), 0);
+                }
+            }
             Reply::Slice(to, answer) => drop(to.send(answer)),
             Reply::Fetch(to, answer) => drop(to.send(answer)),
         }
@@ -215,7 +223,9 @@ impl Reply {
             Reply::Topic(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Unit(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Seek(to, answer) => drop(to.send(unknown(answer, error))),
-            Reply::Count(to, answer) => drop(to.send(unknown(answer, error))),
+            Reply::Count(to, answer) | Reply::Join(to, answer) => {
+                drop(to.send(unknown(answer, error)));
+            }
             Reply::Slice(to, answer) => drop(to.send(unknown(answer, error))),
             Reply::Fetch(to, _) => drop(to.send(None)),
         }
@@ -223,6 +233,12 @@ impl Reply {
 }
 
 impl Command {
+    /// A member leaves its group.
+    pub(crate) fn leave(consumer: u64) -> Command {
+        let group = group_of(consumer);
+        Command::Leave { group, consumer }
+    }
+
     /// True for what frees space, or only ends something: it is carried out of the last bytes of a full disk.
     pub(crate) fn frees_space(&self) -> bool {
         match self {

@@ -190,8 +190,7 @@ impl Control for Home {
     }
 
     fn leave(&self) {
-        let (group, consumer) = (self.group(), self.consumer);
-        self.shared.push(Command::Leave { group, consumer }, 0);
+        self.shared.push(Command::leave(self.consumer), 0);
     }
 }
 

@@ -11,7 +11,7 @@ use strait_core::{
     Chunk, Consumer, Error, Fut, Kind, Message, Name, Offer, Position, Records, Result, Sent,
     Timestamp, codes,
 };
-use tokio::sync::Notify;
+use tokio::sync::{Notify, oneshot};
 
 use crate::command::{Command, Join, SeekTo};
 use crate::consumer::{Home, Member};
@@ -26,6 +26,23 @@ use crate::whereabouts::whereabouts;
 
 /// Most partitions of a topic.
 pub(crate) const MAX_PARTITIONS: u32 = 10_000;
+
+/// Waits for the answer to a join. When nobody waits any more, a member that is there already leaves: it would keep its
+/// partitions for ever.
+struct Joining<'a> {
+    shared: &'a Shared,
+    answer: oneshot::Receiver<Result<u64>>,
+}
+
+impl Drop for Joining<'_> {
+    fn drop(&mut self) {
+        // From here on the writer finds that nobody waits.
+        self.answer.close();
+        if let Ok(Ok(consumer)) = self.answer.try_recv() {
+            self.shared.push(Command::leave(consumer), 0);
+        }
+    }
+}
 
 impl Events for Embedded {
     fn caps(&self) -> Caps {
@@ -155,7 +172,15 @@ impl Events for Embedded {
             let key_order = spec.order == Order::Key;
             let topic_name = spec.topic.shared();
             let join = Box::new(Join { spec, starts });
-            let consumer = shared.ask(0, |to| Command::Join(join, to)).await??;
+            let (to, answer) = oneshot::channel();
+            shared.push(Command::Join(join, to), 0);
+            let mut joining = Joining {
+                shared: &shared,
+                answer,
+            };
+            let consumer = (&mut joining.answer).await;
+            drop(joining);
+            let consumer = consumer.map_err(|_| shared.ended_error())??;
             let topic = shared
                 .state
                 .lock()

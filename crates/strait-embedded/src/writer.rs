@@ -205,7 +205,11 @@ impl Writer {
             }
             return Err(error);
         }
-        self.out.durable.drain(..).for_each(|reply| reply.send());
+        let shared = &self.shared;
+        self.out
+            .durable
+            .drain(..)
+            .for_each(|reply| reply.send(shared));
         if self.out.claims_ended {
             self.shared.claims.notify_waiters();
         }
@@ -218,7 +222,11 @@ impl Writer {
             self.place(&placed);
             self.unsealed = Some(now.monotonic);
         }
-        self.out.written.drain(..).for_each(|reply| reply.send());
+        let shared = &self.shared;
+        self.out
+            .written
+            .drain(..)
+            .for_each(|reply| reply.send(shared));
         if self.out.fsync || self.out.sync && self.sync {
             let begun = Instant::now();
             self.log.sync()?;

@@ -150,7 +150,7 @@ impl<'a> Turn<'a> {
             Command::Declare(spec, to) => Reply::Topic(to, self.declare(&spec)),
             Command::Alter(name, change, to) => Reply::Topic(to, self.alter(&name, &change)),
             Command::DeleteTopic(name, to) => Reply::Unit(to, self.delete_topic(&name)),
-            Command::Join(join, to) => Reply::Count(to, self.join(*join)),
+            Command::Join(join, to) => Reply::Join(to, self.join(*join)),
             Command::Seek(seek, to) => Reply::Seek(to, self.seek(&seek)),
             Command::DeleteGroup(group, topic, to) => {
                 Reply::Unit(to, self.delete_group(&group, &topic))

@@ -53,6 +53,32 @@ fn a_commit_that_was_polled_happens() {
     });
 }
 
+/// Nobody waits for a join any more: its member leaves, or it would keep a part of the partitions for ever.
+#[test]
+fn a_join_that_was_dropped_leaves_no_member() {
+    let engine = Embedded::memory(Options::default()).expect("an engine in memory");
+    block_on(async {
+        declare(&engine, "in", 8).await;
+        let spec = || GroupSpec::new(name("g"), name("in"));
+        let joined = events(&engine).join(spec()).await.expect("a member");
+        for _ in 0..20 {
+            // The writer gets to it before or after it is dropped.
+            let mut join = events(&engine).join(spec());
+            drop(futures_poll(&mut join).await);
+        }
+        drop(joined);
+        let mut member = events(&engine).join(spec()).await.expect("a member");
+        let mut owned = 0;
+        while owned < 8 {
+            let next = tokio::time::timeout(Duration::from_secs(20), member.next(1, 1000));
+            match next.await.expect("members that nobody has keep them") {
+                Ok(Arrival::Assigned(_)) => owned += 1,
+                other => panic!("{other:?}"),
+            }
+        }
+    });
+}
+
 async fn futures_poll<F: std::future::Future + Unpin>(future: &mut F) -> Option<F::Output> {
     std::future::poll_fn(|cx| {
         std::task::Poll::Ready(match std::pin::Pin::new(&mut *future).poll(cx) {
