@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use strait_core::{Effect, Error, Fence, Kind, Outcome, Result, Unit, Verdict, codes};
+use strait_core::{Effect, Error, Fence, Kind, Outcome, Receipt, Result, Unit, Verdict, codes};
 use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::link::{Effects, Link, too_large};
@@ -128,7 +128,7 @@ impl Request {
         let own = Arc::downgrade(link);
         let reply = move |result| {
             drop(permit);
-            let again: Vec<Vec<Fence>> = units.iter().map(coming_again).collect();
+            let again: Vec<ComingAgain> = units.iter().map(ComingAgain::of).collect();
             let outcomes = outcomes(units, result);
             if let Some(then) = then {
                 then();
@@ -144,24 +144,39 @@ impl Request {
     }
 }
 
-/// The receipts of the unit whose messages come again once it is applied.
-fn coming_again(unit: &Unit) -> Vec<Fence> {
-    let settle = unit.settle.iter();
-    let again =
-        settle.filter(|(_, verdict)| matches!(verdict, Verdict::Retry { .. } | Verdict::Release));
-    again.map(|(receipt, _)| receipt.fence()).collect()
+/// The receipts of a unit whose messages come again, by its outcome.
+struct ComingAgain {
+    applied: Vec<Fence>,
+    /// Their leases or partitions were lost: all of them.
+    fenced: Vec<Fence>,
+}
+
+impl ComingAgain {
+    fn of(unit: &Unit) -> Self {
+        let fence = |(receipt, _): &(Receipt, Verdict)| receipt.fence();
+        let again = unit
+            .settle
+            .iter()
+            .filter(|(_, verdict)| matches!(verdict, Verdict::Retry { .. } | Verdict::Release));
+        ComingAgain {
+            applied: again.map(fence).collect(),
+            fenced: unit.settle.iter().map(fence).collect(),
+        }
+    }
+
+    fn after(&self, outcome: &Outcome) -> &[Fence] {
+        match outcome {
+            Outcome::Applied(_) | Outcome::Seen(_) => &self.applied,
+            Outcome::Fenced => &self.fenced,
+            Outcome::NotApplied(..) | Outcome::Unknown(_) => &[],
+        }
+    }
 }
 
 /// What the server gave out before it knew that an earlier message comes again has arrived before this outcome.
-fn put_back(link: &Arc<Link>, again: &[Vec<Fence>], outcomes: &[Outcome]) {
-    for (fences, outcome) in again.iter().zip(outcomes) {
-        if !matches!(
-            outcome,
-            Outcome::Applied(_) | Outcome::Seen(_) | Outcome::Fenced
-        ) {
-            continue;
-        }
-        for fence in fences {
+fn put_back(link: &Arc<Link>, again: &[ComingAgain], outcomes: &[Outcome]) {
+    for (again, outcome) in again.iter().zip(outcomes) {
+        for fence in again.after(outcome) {
             if let Some(inbox) = link.inbox(fence.consumer) {
                 inbox.put_back(link, fence.shard, fence.first);
             }

@@ -162,6 +162,30 @@ async fn a_unit_with_one_lost_receipt_changes_nothing() {
     ));
 }
 
+/// What waits behind a message that was lost may have its key, and would be handled before it comes again.
+#[tokio::test]
+async fn what_waits_behind_a_fenced_message_goes_back() {
+    let (pair, mut consumer) = joined().await;
+    pair.double.offer_run(consumer.id, 0, 0, 5);
+    let (_, receipt) = run(next(&mut consumer, 5).await);
+    let polled = tokio::time::timeout(Duration::from_millis(1), consumer.next(5, 1 << 20));
+    assert!(polled.await.is_err());
+    pair.double.offer_run(consumer.id, 0, 5, 5);
+    pair.double.until(|double| double.given(1).0 == 10).await;
+    let mut unit = Unit::settle(receipt, Verdict::Done);
+    unit.settle
+        .push((Receipt::new(fence(9, 0, 0, 1), None), Verdict::Done));
+    assert!(matches!(
+        pair.client.commit(vec![unit]).await[..],
+        [Outcome::Fenced]
+    ));
+    pair.double
+        .until(|double| !double.settled().is_empty())
+        .await;
+    let released = (fence(1, 0, 5, 5), Verdict::Release);
+    assert_eq!(pair.double.settled(), [released]);
+}
+
 #[tokio::test]
 async fn what_was_not_applied_comes_back_and_can_be_committed_again() {
     let (pair, mut consumer) = joined().await;
