@@ -26,8 +26,8 @@ usage: cargo xtask COMMAND
                        everything that CI runs, once, with the time of each stage
   tidy                 the rules on the source itself: arrows, links, dead files, words, lengths
   sim --seeds N [--from S]
-                       the crash simulation of the embedded engine over N seeds
-  soak [--seeds N] [--rounds N]
+                       the simulations of the embedded engine and of processes that share it, over N seeds
+  soak [--seeds N] [--socket-seeds N] [--rounds N]
                        the full counts; the result goes into docs/reliability.md
   bench [--seconds N]  the figures of docs/benchmarks.md, from a release build
   bench peers [--seconds N] [--rounds N] [--only NAME,..]

@@ -7,7 +7,16 @@ use std::path::Path;
 use std::process::Command;
 use std::time::Instant;
 
-/// The simulation's seeds: how many, and the first.
+/// A simulation: package, test target, and what the names of its tests have in common.
+#[derive(Clone, Copy)]
+struct Simulation(&'static str, &'static str, &'static str);
+
+/// The embedded engine on its disk.
+const ENGINE: Simulation = Simulation("strait-embedded", "sim", "");
+/// Processes that share it over the socket's protocol.
+const SOCKET: Simulation = Simulation("strait-remote", "it", "simulation::");
+
+/// A simulation's seeds: how many, and the first.
 const SIM_SEEDS: &str = "STRAIT_SIM_SEEDS";
 const SIM_FROM: &str = "STRAIT_SIM_FROM";
 /// How often the tests named `kill..` kill a process.
@@ -26,24 +35,35 @@ pub(crate) fn sim_command(args: &[String]) -> Result<(), Failure> {
     let seeds = number(&options, "--seeds", 0)?;
     let from = number(&options, "--from", 0)?;
     let root = cargo::root()?;
-    run(&mut sim(&root, seeds, from)).map_err(Failure::Failed)
+    let engine = run(&mut sim(&root, ENGINE, seeds, from));
+    let socket = run(&mut sim(&root, SOCKET, seeds, from));
+    engine.and(socket).map_err(Failure::Failed)
 }
 
-/// `cargo xtask soak [--seeds N] [--rounds N]`.
+/// `cargo xtask soak [--seeds N] [--socket-seeds N] [--rounds N]`.
 pub(crate) fn soak_command(args: &[String]) -> Result<(), Failure> {
-    let options = options(args, &["--seeds", "--rounds"])?;
+    let options = options(args, &["--seeds", "--socket-seeds", "--rounds"])?;
     let seeds = number(&options, "--seeds", 1_000_000)?;
+    let socket_seeds = number(&options, "--socket-seeds", 100_000)?;
     let rounds = number(&options, "--rounds", 1_000)?;
     let root = cargo::root()?;
     let commit = commit(&root)?;
 
-    let simulated = measured(&mut sim(&root, seeds, 0));
+    let simulated = measured(&mut sim(&root, ENGINE, seeds, 0));
     record(
         &root,
         &commit,
         "simulation, seeds from 0",
         seeds,
         &simulated,
+    )?;
+    let shared = measured(&mut sim(&root, SOCKET, socket_seeds, 0));
+    record(
+        &root,
+        &commit,
+        "simulation over the socket, seeds from 0",
+        socket_seeds,
+        &shared,
     )?;
     let killed = measured(&mut kills(&root, rounds));
     record(
@@ -53,14 +73,17 @@ pub(crate) fn soak_command(args: &[String]) -> Result<(), Failure> {
         rounds,
         &killed,
     )?;
-    simulated.result.and(killed.result).map_err(Failure::Failed)
+    let results = [simulated.result, shared.result, killed.result];
+    let all: Result<(), String> = results.into_iter().collect();
+    all.map_err(Failure::Failed)
 }
 
-fn sim(root: &Path, seeds: u64, from: u64) -> Command {
+fn sim(root: &Path, simulation: Simulation, seeds: u64, from: u64) -> Command {
+    let Simulation(package, target, tests) = simulation;
     let mut command = cargo(root);
     command
-        .args(["test", "-p", "strait-embedded", "--test", "sim"])
-        .args(["--", "--nocapture"])
+        .args(["test", "-p", package, "--test", target])
+        .args(["--", "--nocapture", tests])
         .env(SIM_SEEDS, seeds.to_string())
         .env(SIM_FROM, from.to_string());
     command

@@ -122,6 +122,9 @@ pub struct Stored {
     pub lag: u64,
     /// The attempts that a message has.
     pub max_attempts: u32,
+    /// Deliveries may be lost on their way to a member, or reach it when others have had the message since: attempts that
+    /// nobody saw count.
+    pub lossy: bool,
 }
 
 /// A promise of the lane.

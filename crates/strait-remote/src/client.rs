@@ -98,6 +98,23 @@ impl Client {
         drive::begin(connect, options).await.map(Client::of)
     }
 
+    /// The same without a thread: the connection lives as long as the future is polled. For simulations, which own every
+    /// step; a program that blocks its runtime would lose its leases.
+    #[doc(hidden)]
+    pub async fn stepped<R, W>(
+        reader: R,
+        writer: W,
+        options: ClientOptions,
+    ) -> Result<(Client, impl Future<Output = ()> + Send)>
+    where
+        R: AsyncRead + Unpin + Send + 'static,
+        W: AsyncWrite + Unpin + Send + 'static,
+    {
+        let connect = move || async move { Ok((reader, writer)) };
+        let (link, life) = drive::open(connect, options).await?;
+        Ok((Client::of(link), life))
+    }
+
     fn of(link: Arc<Link>) -> Client {
         Client {
             _alive: Arc::new(Alive(link.clone())),

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use parking_lot::Mutex;
 use strait_core::events::{Caps, Events};
@@ -13,6 +13,7 @@ use strait_core::{
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
+use tokio::time::Instant;
 
 use crate::client::Effects;
 use crate::wire::copy_of;
@@ -258,7 +259,7 @@ impl Patience {
 
     async fn wait<T>(&mut self, event: impl Future<Output = T>) -> Option<T> {
         let until = *self.until.get_or_insert_with(|| Instant::now() + self.most);
-        tokio::time::timeout_at(until.into(), event).await.ok()
+        tokio::time::timeout_at(until, event).await.ok()
     }
 }
 

@@ -159,7 +159,9 @@ where
     let mut work = Work::default();
     // Fused: it may end while something else is waited for.
     let mut write = std::pin::pin!(conn.outbox.write_to(writer).fuse());
+    // In this order: what the peer said is heard before its end. And a seed replays a run.
     let end = tokio::select! {
+        biased;
         end = work.run(conn, reader) => End::Peer(end),
         written = &mut write => End::Writing(written),
         () = conn.tell_health() => End::Peer(Ok(())),
@@ -173,6 +175,7 @@ where
         End::Peer(result) => result,
         End::Stopped(grace) => {
             tokio::select! {
+                biased;
                 _ = tokio::time::timeout(grace, wind_up(conn, reader, &mut work)) => {}
                 _ = &mut write => hear_out(conn, reader, &mut work).await,
             }
@@ -211,6 +214,7 @@ where
     if conn.has_members() {
         conn.outbox.push(kind::CLOSING, 0, Out::default());
         tokio::select! {
+            biased;
             // However it ends, nothing more will be heard.
             _ = work.run(conn, reader) => {}
             () = conn.all_left() => {}

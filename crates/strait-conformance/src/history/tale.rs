@@ -232,6 +232,8 @@ impl<'a> Tale<'a> {
         }
         for (text, message) in &self.messages {
             let given_up = message.ends().any(|s| s.end == End::Dead);
+            let maybe_given_up = |s: &Settle<'_>| s.end == End::Dead && s.answer == Answer::Unknown;
+            let nobody = !given_up && !message.settles.iter().any(maybe_given_up);
             let done = message.ends().any(|s| s.end == End::Done);
             let found_dead = letters.remove(text).unwrap_or_default();
             let attempts = self.attempts_of(message);
@@ -242,7 +244,7 @@ impl<'a> Tale<'a> {
                 [said] if said != attempts => {
                     format!("the dead letter `{text}` tells {said} attempts, {attempts} were made")
                 }
-                [_] if !given_up && attempts < self.stored.max_attempts => format!(
+                [_] if nobody && attempts < self.stored.max_attempts => format!(
                     "`{text}` is a dead letter after {attempts} attempts, and nobody gave it up"
                 ),
                 [_] => continue,
@@ -259,15 +261,13 @@ impl<'a> Tale<'a> {
         }
     }
 
-    /// The attempt of the last delivery.
+    /// The attempt of the last delivery; a late one of before is seen behind it.
     fn attempts_of(&self, message: &Message<'_>) -> u32 {
-        let last = message.events.iter().rev().find_map(|at| {
-            let Did::Delivered { attempt, .. } = self.events[*at].did else {
-                return None;
-            };
-            Some(attempt)
+        let attempts = message.events.iter().map(|at| match self.events[*at].did {
+            Did::Delivered { attempt, .. } => attempt,
+            _ => 0,
         });
-        last.unwrap_or(0)
+        attempts.max().unwrap_or(0)
     }
 
     /// The handling of a message begins only when all earlier ones of its key are on their way to their end.
@@ -329,8 +329,49 @@ impl<'a> Tale<'a> {
         settled.into_iter().chain(spent).min()
     }
 
+    /// Where deliveries may be lost or late: one under the same or a later epoch is no earlier attempt, and a new one after
+    /// a failure that counted.
+    fn attempts_grow(&self, found: &mut Vec<Violation>) {
+        for (text, message) in &self.messages {
+            // Epoch and attempt, and whether that attempt is known to be spent.
+            let mut seen: Vec<(u64, u32, bool)> = Vec::new();
+            let mut settles = message.settles.iter();
+            for at in &message.events {
+                match &self.events[*at].did {
+                    Did::Delivered { attempt, epoch, .. } => {
+                        let too_late = seen.iter().find(|(before, had, spent)| {
+                            before <= epoch && attempt < &(had + u32::from(*spent))
+                        });
+                        if let Some((before, had, _)) = too_late {
+                            let what = format!(
+                                "`{text}` was delivered as attempt {attempt} under epoch {epoch} (step {at}), after attempt {had} under epoch {before}"
+                            );
+                            self.broken(found, Promise::Attempts, text, what);
+                        }
+                        seen.push((*epoch, *attempt, false));
+                    }
+                    Did::Settling { .. } => {
+                        let failed = settles
+                            .next()
+                            .filter(|s| (s.answer, s.end) == (Answer::Applied, End::Retry));
+                        let of_it = |one: &&mut (u64, u32, bool)| {
+                            failed.is_some_and(|settle| settle.epoch == one.0)
+                        };
+                        if let Some(spent) = seen.iter_mut().rev().find(of_it) {
+                            spent.2 = true;
+                        }
+                    }
+                    _ => {}
+                }
+            }
+        }
+    }
+
     /// The attempt of a delivery follows from how the one before it ended.
     pub(super) fn attempts(&self, found: &mut Vec<Violation>) {
+        if self.stored.lossy {
+            return self.attempts_grow(found);
+        }
         for (text, message) in &self.messages {
             let mut last: Option<Last<'_>> = None;
             let mut settles = message.settles.iter();

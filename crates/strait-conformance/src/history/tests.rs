@@ -82,6 +82,7 @@ fn good() -> (Vec<(&'static str, Did)>, Stored) {
         dead: vec![("b".into(), 1)],
         lag: 0,
         max_attempts: 3,
+        lossy: false,
     };
     (steps, stored)
 }
@@ -322,6 +323,40 @@ fn a_member_may_find_out_late_that_it_has_lost_a_message() {
     };
     assert_eq!(late(true), []);
     assert_eq!(late(false), [Promise::Attempts]);
+}
+
+/// Over links that fail a delivery may be seen late or never: its attempt counts, and none of before comes again.
+#[test]
+fn where_deliveries_get_lost_attempts_grow() {
+    let seen = |second: (u32, u64), third: (u32, u64)| {
+        let mut steps = vec![appended("a", "k", 0), ("one", delivered("a", 1, 1))];
+        steps.push(("one", settling("a", End::Retry, None, 1)));
+        steps.push(("one", settled("a", Answer::Applied)));
+        steps.push(("two", delivered("a", second.0, second.1)));
+        steps.push(("two", Did::GivenBack { text: "a".into() }));
+        steps.push(("three", delivered("a", third.0, third.1)));
+        steps.push(("three", handling("a")));
+        steps.push(("three", settling("a", End::Dead, None, third.1)));
+        steps.push(("three", settled("a", Answer::Unknown)));
+        // One that was on its way for long.
+        steps.push(("four", delivered("a", 1, 0)));
+        let stored = Stored {
+            log: log(&["a"]),
+            dead: vec![("a".to_owned(), third.0)],
+            max_attempts: 99,
+            lossy: true,
+            ..Stored::default()
+        };
+        broken(steps, &stored)
+    };
+    assert_eq!(seen((2, 2), (5, 3)), []);
+    assert_eq!(seen((3, 2), (3, 2)), []);
+    // A failure that counted, and its attempt again.
+    assert_eq!(seen((1, 2), (2, 3)), [Promise::Attempts]);
+    assert_eq!(
+        seen((3, 2), (2, 3)),
+        [Promise::Attempts, Promise::DeadLetters]
+    );
 }
 
 #[test]

@@ -60,23 +60,41 @@ where
         }
     };
     runtime.block_on(async move {
-        let greeted = tokio::time::timeout(options.hello_within, greet(connect));
-        let greeted = greeted
-            .await
-            .unwrap_or_else(|_| Err(no_answer(options.hello_within)));
-        match greeted {
+        match open(connect, options).await {
             Err(error) => {
                 let _ = begun.send(Err(error));
             }
-            Ok((welcome, reader, writer)) => {
-                let link = Link::new(welcome);
+            Ok((link, life)) => {
                 // A caller that is gone dropped its client, which closes the link.
-                let _ = begun.send(Ok(link.clone()));
-                drive(&link, reader, writer, options.silence).await;
-                link.finish();
+                let _ = begun.send(Ok(link));
+                life.await;
             }
         }
     });
+}
+
+/// Begins a connection, on the runtime of the caller: it lives as long as the future is polled.
+pub(super) async fn open<C, F, R, W>(
+    connect: C,
+    options: ClientOptions,
+) -> Result<(Arc<Link>, impl Future<Output = ()>)>
+where
+    C: FnOnce() -> F,
+    F: Future<Output = Result<(R, W)>>,
+    R: AsyncRead + Unpin,
+    W: AsyncWrite + Unpin,
+{
+    let greeted = tokio::time::timeout(options.hello_within, greet(connect));
+    let (welcome, reader, writer) = greeted
+        .await
+        .unwrap_or_else(|_| Err(no_answer(options.hello_within)))?;
+    let link = Link::new(welcome);
+    let driven = link.clone();
+    let life = async move {
+        drive(&driven, reader, writer, options.silence).await;
+        driven.finish();
+    };
+    Ok((link, life))
 }
 
 fn no_answer(within: Duration) -> Error {
@@ -115,7 +133,9 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
+    // In this order: what was heard last says more of an end than that writing failed. And a seed replays a run.
     let why = tokio::select! {
+        biased;
         why = listen(link, &mut reader) => why,
         written = link.outbox.write_to(writer) => match written {
             Ok(()) => "it was closed".to_owned(),

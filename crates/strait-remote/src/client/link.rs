@@ -3,13 +3,14 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use parking_lot::Mutex;
 use strait_core::{Abandoned, Effect, Error, Fence, Health, Kind, Result, codes};
 use tokio::runtime::Handle;
 use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore, oneshot, watch};
+use tokio::time::Instant;
 
 use super::consumer::Inbox;
 use crate::frame::{kind, word};
@@ -302,10 +303,15 @@ impl Link {
         self.in_flight.close();
         self.outbox.close();
         self.expecting.notify_one();
-        for pending in pending.into_values() {
+        // In the order in which they asked.
+        let mut pending: Vec<(u64, Pending)> = pending.into_iter().collect();
+        pending.sort_unstable_by_key(|(id, _)| *id);
+        for (_, pending) in pending {
             (pending.reply)(Err(pending.effects.error(pending.kind, &over)));
         }
-        for inbox in inboxes.into_values() {
+        let mut inboxes: Vec<Arc<Inbox>> = inboxes.into_values().collect();
+        inboxes.sort_unstable_by_key(|inbox| inbox.consumer);
+        for inbox in inboxes {
             inbox.fail(over.error());
         }
     }

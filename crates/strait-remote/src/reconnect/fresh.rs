@@ -1,9 +1,10 @@
 //! Which batches may be sent again by their own id.
 
 use std::collections::HashSet;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use strait_core::{Attr, Records, Timestamp};
+use tokio::time::Instant;
 
 /// A batch older than this when it is sent may have been sent before by whoever made it.
 const AGE_MAX: Duration = Duration::from_secs(5);

@@ -1,10 +1,9 @@
 //! Appends and commits over an engine that may be lost meanwhile: what was not done, or perhaps done but recognizable, is
 //! sent again.
 
-use std::time::Instant;
-
 use strait_core::events::Append;
 use strait_core::{Effect, Error, Name, Once, Outcome, Outgoing, Records, Result, Sent, Unit};
+use tokio::time::Instant;
 
 use super::{Current, Patience, Reconnect};
 use crate::wire::copy_of;

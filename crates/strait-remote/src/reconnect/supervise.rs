@@ -2,9 +2,10 @@
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use strait_core::{Error, Health, Kind, Result};
+use tokio::time::Instant;
 
 use super::{Connect, Connected, Core, Current, Phase, ReconnectOptions};
 use crate::wire::copy_of;

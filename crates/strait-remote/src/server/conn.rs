@@ -1,6 +1,6 @@
 //! What the parts of a served connection share.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -36,7 +36,7 @@ pub(super) struct Conn {
 
 #[derive(Debug, Default)]
 struct Members {
-    open: HashMap<u64, Arc<Member>>,
+    open: BTreeMap<u64, Arc<Member>>,
     over: bool,
 }
 

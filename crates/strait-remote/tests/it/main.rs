@@ -9,6 +9,7 @@ mod endings;
 mod listening;
 mod reconnecting;
 mod refusals;
+mod simulation;
 
 use std::sync::Arc;
 use std::time::Duration;
