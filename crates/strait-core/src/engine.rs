@@ -55,6 +55,31 @@ pub struct Backup {
     pub bytes: u64,
 }
 
+/// How much the storage of an engine holds, and when it will be full.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Bytes that its files take on their disk.
+    pub used: u64,
+    /// Bytes of them that are prepared ahead: what comes next fills these first.
+    pub spare: u64,
+    /// Bytes that the disk has left for it.
+    pub free: u64,
+    /// How fast what is stored grows, after all that was removed meanwhile; `None` where less than a minute is known.
+    pub growth: Option<Growth>,
+    /// When `free` and `spare` are used up at this growth; zero while sends are refused because there is no room. `None`
+    /// where it does not grow, where it is too far away to tell, and where too little is known.
+    pub full_in: Option<Duration>,
+}
+
+/// A change in time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Growth {
+    /// Bytes a second; negative where more was removed than came.
+    pub per_second: i64,
+    /// The time that it was seen over, until now.
+    pub over: Duration,
+}
+
 /// The lanes that an engine offers.
 #[derive(Debug, Clone, Default)]
 #[non_exhaustive]
@@ -107,6 +132,11 @@ pub trait Engine: fmt::Debug + Send + Sync + 'static {
     /// restore makes of it equals the state at [`Backup::sequence`]. `to` is an absolute path; it must be empty or not
     /// there (`Conflict`). After an error nothing is left in it. `Unsupported` on engines that are not a directory.
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>>;
+
+    /// How much its storage holds, and when it will be full: measured when it is asked for, and against what was seen since
+    /// the engine was opened, of the last hours. Wakes nobody up. `Unsupported` on engines whose storage is not theirs to
+    /// measure.
+    fn storage(&self) -> Fut<Result<Storage>>;
 
     /// Ends the engine: waits at most `grace` for what is under way.
     fn close(&self, grace: Duration) -> Fut<()>;

@@ -22,7 +22,10 @@ mod unit;
 pub use caps::{Gap, Needs, Offer};
 pub use chunk::{Chunk, Item, Message, Position, Span};
 pub use delivery::{Abandoned, Arrival, Delivery, Fence, Receipt, Shard, Verdict};
-pub use engine::{Backup, Consumer, Control, Engine, EngineId, Fut, Health, Lanes, Source, fenced};
+pub use engine::{
+    Backup, Consumer, Control, Engine, EngineId, Fut, Growth, Health, Lanes, Source, Storage,
+    fenced,
+};
 pub use error::{Effect, Error, Kind, Result, codes};
 pub use name::Name;
 pub use partition::{murmur2, partition_of};

@@ -11,7 +11,7 @@ use parking_lot::Mutex;
 use strait_core::events::Durability;
 use strait_core::{
     Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Outgoing,
-    Result, Unit,
+    Result, Storage, Unit,
 };
 use tokio::sync::{oneshot, watch};
 
@@ -26,6 +26,7 @@ use crate::prepare::prepare;
 use crate::read_only;
 use crate::shared::Shared;
 use crate::state::State;
+use crate::storage;
 use crate::writer::Writer;
 
 /// How often a claim that waits is asked again although no other ended.
@@ -334,6 +335,15 @@ impl Engine for Embedded {
             spawned.map_err(|error| Error::io("cannot start a thread", error))?;
             done.await
                 .unwrap_or_else(|_| Err(Error::closed("the backup")))
+        })
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        let shared = self.inner.shared.clone();
+        Box::pin(async move {
+            shared.check_alive()?;
+            let measured = storage::measure(&shared);
+            measured.map_err(|error| Error::io("the storage cannot be measured", error))
         })
     }
 

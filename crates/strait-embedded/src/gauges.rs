@@ -14,6 +14,7 @@ use crate::reading::Want;
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::group::Group;
+use crate::storage;
 
 /// Between two looks.
 const EVERY: Duration = Duration::from_secs(1);
@@ -69,6 +70,13 @@ impl Gauges {
         let bytes: u64 = segments.iter().map(|segment| segment.len).sum();
         gauge!(names::LOG_BYTES).set(bytes as f64);
         gauge!(names::LOG_SEGMENTS).set(segments.len() as f64);
+        match storage::measure(shared) {
+            Ok(storage) => {
+                gauge!(names::STORAGE_USED).set(storage.used as f64);
+                gauge!(names::STORAGE_FREE).set(storage.free as f64);
+            }
+            Err(error) => tracing::warn!("the storage cannot be measured: {error}"),
+        }
         self.next = now + EVERY.max(begun.elapsed() * PAUSE);
     }
 }

@@ -140,6 +140,7 @@ impl Housekeeper {
                 self.failed("prepare a segment", &error);
                 break;
             }
+            self.shared.chores.lock().gauges = true;
             self.rest((begun.elapsed() * SHARE).min(LONGEST_REST));
         }
         let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
@@ -543,7 +544,8 @@ impl Housekeeper {
                 _ => {}
             }
             if self.shared.pool.release(segment.id) {
-                self.shared.chores.lock().pool = true;
+                let mut chores = self.shared.chores.lock();
+                (chores.pool, chores.gauges) = (true, true);
             }
         }
         Ok(())

@@ -59,6 +59,7 @@ mod standing;
 mod state;
 #[doc(hidden)]
 pub mod stepped;
+mod storage;
 mod turn;
 mod verify;
 mod whereabouts;

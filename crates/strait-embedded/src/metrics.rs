@@ -12,6 +12,10 @@ pub(crate) const CHECKPOINT_SECONDS: &str = "strait_checkpoint_seconds";
 pub(crate) const LOG_BYTES: &str = "strait_log_bytes";
 /// Segments.
 pub(crate) const LOG_SEGMENTS: &str = "strait_log_segments";
+/// Bytes that the files of the directory take.
+pub(crate) const STORAGE_USED: &str = "strait_storage_used_bytes";
+/// Bytes that their file system has left.
+pub(crate) const STORAGE_FREE: &str = "strait_storage_free_bytes";
 /// Messages that a topic holds.
 pub(crate) const TOPIC_MESSAGES: &str = "strait_topic_messages";
 /// Bytes of a topic.

@@ -18,6 +18,7 @@ use crate::index::Indexes;
 use crate::ops::GroupId;
 use crate::options::Options;
 use crate::state::State;
+use crate::storage::History;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -42,6 +43,8 @@ pub(crate) struct Shared {
     pub(crate) claims: Notify,
     pub(crate) chores: Mutex<Chores>,
     pub(crate) chore_bell: Condvar,
+    /// What was stored in the last hours.
+    pub(crate) history: Mutex<History>,
     /// Why nothing is taken any more.
     ended: Mutex<Option<Ended>>,
     is_ended: AtomicBool,
@@ -153,6 +156,7 @@ impl Shared {
                 stop: false,
             }),
             chore_bell: Condvar::new(),
+            history: Mutex::default(),
             ended: Mutex::new(None),
             is_ended: AtomicBool::new(false),
         }

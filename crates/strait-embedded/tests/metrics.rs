@@ -179,6 +179,8 @@ fn groups_and_topics_show_how_they_stand_and_what_is_gone_shows_nothing() {
         "strait_topic_bytes topic=orders",
         "strait_log_bytes",
         "strait_log_segments",
+        "strait_storage_used_bytes",
+        "strait_storage_free_bytes",
         "strait_log_written_bytes_total",
         "strait_fsync_seconds",
         "strait_checkpoint_seconds",

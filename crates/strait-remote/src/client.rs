@@ -7,7 +7,7 @@ use std::time::Duration;
 use strait_core::events::GroupSpec;
 use strait_core::{
     Backup, Claim, Claimed, Consumer, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome,
-    Result, Unit,
+    Result, Storage, Unit,
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{oneshot, watch};
@@ -215,6 +215,10 @@ impl Engine for Client {
                 Box::pin(std::future::ready(Err(Error::new(Kind::Rejected, text))))
             }
         }
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.call(kind::STORAGE, Effects::None, &())
     }
 
     /// Closes the connection; the engine at the other end stays open.

@@ -87,6 +87,8 @@ pub(crate) mod kind {
         ABANDON = 0x23, "abandon";
         /// `Engine::backup`.
         BACKUP = 0x24, "backup";
+        /// `Engine::storage`.
+        STORAGE = 0x25, "storage";
         /// `Events::declare`.
         DECLARE = 0x30, "declare";
         /// `Events::alter`.

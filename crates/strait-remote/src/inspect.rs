@@ -9,7 +9,9 @@ use strait_core::events::{
     GroupSpec, ReadKey, Redrive, Redriven, RemoveDead, Seek, SetAside, Start, TopicChange,
     TopicInfo, TopicSpec, UndoRedrive, Undone, Whereabouts,
 };
-use strait_core::{Chunk, Claim, Claimed, Error, Fence, Health, Name, Position, Result, Sent};
+use strait_core::{
+    Backup, Chunk, Claim, Claimed, Error, Fence, Health, Name, Position, Result, Sent, Storage,
+};
 
 use crate::frame::{Frame, FrameReader, MESSAGE_MAX, kind, word};
 use crate::hello::{Hello, VERSIONS, Welcome};
@@ -78,11 +80,12 @@ fn check_request(kind: u8, payload: Bytes) -> Result<()> {
     match kind {
         kind::COMMIT => read_all::<WireUnit>(payload).map(drop),
         kind::CLAIM => is::<Claim>(payload),
+        kind::BACKUP => is::<String>(payload),
         kind::EXTEND => is::<Extend>(payload),
         kind::ABANDON => is::<Fence>(payload),
         kind::DECLARE => is::<TopicSpec>(payload),
         kind::ALTER => is::<(Name, TopicChange)>(payload),
-        kind::TOPICS | kind::GROUPS => is::<()>(payload),
+        kind::TOPICS | kind::GROUPS | kind::STORAGE => is::<()>(payload),
         kind::DELETE | kind::TOPIC => is::<Name>(payload),
         kind::APPEND => is::<Append>(payload),
         kind::READ => is::<(Cursor, usize)>(payload),
@@ -109,6 +112,8 @@ fn check_answer(request: u8, payload: Bytes) -> Result<()> {
         kind::COMMIT => is::<Result<Vec<WireOutcome>>>(payload),
         kind::CLAIM => is::<Result<Claimed>>(payload),
         kind::EXTEND => is::<Result<Vec<bool>>>(payload),
+        kind::BACKUP => is::<Result<Backup>>(payload),
+        kind::STORAGE => is::<Result<Storage>>(payload),
         kind::DECLARE | kind::ALTER | kind::TOPIC => is::<Result<TopicInfo>>(payload),
         kind::TOPICS => is::<Result<Vec<TopicInfo>>>(payload),
         kind::ABANDON | kind::DELETE | kind::DELETE_GROUP | kind::EDIT_DEAD => {

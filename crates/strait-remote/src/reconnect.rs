@@ -9,7 +9,7 @@ use parking_lot::Mutex;
 use strait_core::events::{Caps, Events};
 use strait_core::{
     Backup, Claim, Claimed, Effect, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome,
-    Result, Unit,
+    Result, Storage, Unit,
 };
 use tokio::sync::watch;
 use tokio::task::AbortHandle;
@@ -297,6 +297,11 @@ impl Engine for Reconnect {
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
         let again = move |current: &Current| Ok(current.engine.backup(to.clone()));
         Box::pin(self.clone().again(Effects::Once, again))
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        let again = move |current: &Current| Ok(current.engine.storage());
+        Box::pin(self.clone().again(Effects::None, again))
     }
 
     fn close(&self, grace: Duration) -> Fut<()> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use parking_lot::Mutex;
 use strait_core::{
     Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Result,
-    Unit, codes,
+    Storage, Unit, codes,
 };
 use strait_embedded::Embedded;
 use strait_remote::{
@@ -244,6 +244,10 @@ impl Engine for Owner {
         self.engine.backup(to)
     }
 
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.engine.storage()
+    }
+
     /// First the door, so that others are told and their writes answered; then the engine, which lets go of the lock.
     fn close(&self, grace: Duration) -> Fut<()> {
         let door = self.door.lock().take();
@@ -283,6 +287,10 @@ impl Engine for Shared {
 
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
         self.engine.backup(to)
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.engine.storage()
     }
 
     fn close(&self, grace: Duration) -> Fut<()> {

@@ -31,6 +31,7 @@ mod redrive;
 mod refused;
 mod retries;
 mod steer;
+mod storage;
 mod stress;
 mod topics;
 mod units;
@@ -60,6 +61,7 @@ pub(crate) fn all() -> Vec<Case> {
         operate::cases(),
         units::cases(),
         whereabouts::cases(),
+        storage::cases(),
         ledger::cases(),
         closing::cases(),
         refused::cases(),

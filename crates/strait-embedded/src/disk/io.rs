@@ -35,6 +35,9 @@ pub trait Disk: Send + Sync + Debug {
 
     /// Bytes that can still be allocated.
     fn free_bytes(&self) -> io::Result<u64>;
+
+    /// Bytes that the files of the directory take, whoever made them.
+    fn used_bytes(&self) -> io::Result<u64>;
 }
 
 /// An open file. Positions and lengths are bytes. All methods may be called from several threads at once.

@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::{self, IoSlice, Read, Write};
 use std::ops::Range;
-use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -18,6 +18,8 @@ mod filesystem;
 const PARTS: usize = 1024;
 /// Step of [`File::zero`] in bytes.
 const ZEROS: usize = 1 << 20;
+/// The unit of `st_blocks`, on every file system.
+const BLOCK: u64 = 512;
 const LOCK: &str = "LOCK";
 
 /// A directory of the operating system.
@@ -244,6 +246,20 @@ impl Disk for RealDisk {
     fn free_bytes(&self) -> io::Result<u64> {
         let stat = rustix::fs::fstatvfs(&self.dir)?;
         Ok(stat.f_bavail.saturating_mul(stat.f_frsize))
+    }
+
+    fn used_bytes(&self) -> io::Result<u64> {
+        let mut blocks = 0;
+        for entry in fs::read_dir(&self.path)? {
+            match entry?.metadata() {
+                Ok(file) if file.is_file() => blocks += file.blocks(),
+                Ok(_) => {}
+                // It was removed since.
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(blocks * BLOCK)
     }
 }
 

@@ -378,6 +378,11 @@ impl Disk for SimDisk {
         let state = self.shared.state.lock();
         Ok(state.capacity.saturating_sub(state.used))
     }
+
+    fn used_bytes(&self) -> io::Result<u64> {
+        self.shared.alive()?;
+        Ok(self.shared.state.lock().used)
+    }
 }
 
 #[derive(Debug)]

@@ -7,7 +7,7 @@ use std::time::Duration;
 use strait_core::events::{Append, Caps, Cursor, Expected, GroupInfo, GroupSpec, Seek, Start};
 use strait_core::{
     Arrival, Chunk, Claim, ClaimToken, Claimed, Consumer, Control, Fence, Fut, Name, Outcome,
-    Outgoing, Position, Receipt, Result, Sent, Unit, Verdict,
+    Outgoing, Position, Receipt, Result, Sent, Storage, Unit, Verdict,
 };
 
 use crate::bent::{Bend, True};
@@ -98,6 +98,21 @@ impl Bend for LocatesNoTime {
             other => other,
         };
         to.events.locate(topic, partition, start)
+    }
+}
+
+/// What is stored counts as prepared ahead.
+#[derive(Debug)]
+pub(crate) struct StoresNothing;
+
+impl Bend for StoresNothing {
+    fn storage(&self, to: &True) -> Fut<Result<Storage>> {
+        let measured = to.engine.storage();
+        Box::pin(async move {
+            let storage = measured.await?;
+            let spare = storage.used;
+            Ok(Storage { spare, ..storage })
+        })
     }
 }
 

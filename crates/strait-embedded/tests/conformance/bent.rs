@@ -14,7 +14,7 @@ use strait_core::events::{
 };
 use strait_core::{
     Arrival, Backup, Chunk, Claim, Claimed, Consumer, Control, Engine, EngineId, Fence, Fut,
-    Health, Lanes, Message, Name, Outcome, Position, Result, Sent, Shard, Source, Unit,
+    Health, Lanes, Message, Name, Outcome, Position, Result, Sent, Shard, Source, Storage, Unit,
 };
 use tokio::sync::watch;
 
@@ -127,6 +127,9 @@ pub(crate) trait Bend: Debug + Send + Sync + 'static {
     fn holds(&self) -> bool {
         true
     }
+    fn storage(&self, to: &True) -> Fut<Result<Storage>> {
+        to.engine.storage()
+    }
     fn close(&self, to: &True, grace: Duration) -> Fut<()> {
         to.engine.close(grace)
     }
@@ -176,6 +179,9 @@ impl Engine for Bent {
     }
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
         self.to.engine.backup(to)
+    }
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.bend.storage(&self.to)
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.bend.close(&self.to, grace)

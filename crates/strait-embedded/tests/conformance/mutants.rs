@@ -70,8 +70,13 @@ fn all() -> Vec<Mutant> {
         .collect()
 }
 
-fn log() -> [Mutant; 8] {
+fn log() -> [Mutant; 9] {
     [
+        (
+            "measures_no_growth",
+            Arc::new(StoresNothing),
+            &[("storage_is_measured", "is never in it")],
+        ),
         (
             "loses_an_acknowledged_append",
             Arc::new(LosesAppends(AtomicU32::new(0))),

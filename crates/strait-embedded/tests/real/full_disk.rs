@@ -42,6 +42,8 @@ async fn fill_and_recover(engine: &Arc<Embedded>, make_space: impl FnOnce()) {
         .await
         .is_ok();
     assert!(told, "the health says that the disk is full");
+    let full_in = async || engine.storage().await.expect("it is measured").full_in;
+    assert_eq!(full_in().await, Some(Duration::ZERO));
 
     // Reading and settling go on.
     assert_eq!(read_all(engine, "in", 0).await.len() as u64, acked);
@@ -64,6 +66,7 @@ async fn fill_and_recover(engine: &Arc<Embedded>, make_space: impl FnOnce()) {
         .wait_for(|health| *health == Health::Up)
         .await
         .expect("space is found without a restart");
+    assert_ne!(full_in().await, Some(Duration::ZERO));
     let sent = append(engine, "in", 0, &body).await.expect("sends resume");
     assert_eq!(sent.first.offset(), acked);
 }

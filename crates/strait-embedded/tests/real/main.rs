@@ -17,6 +17,7 @@ mod order;
 mod poison;
 mod read_only;
 mod retention;
+mod storage;
 mod support;
 mod trace;
 mod watched;

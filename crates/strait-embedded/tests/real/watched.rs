@@ -73,6 +73,10 @@ impl<D: Disk, W: Watch + 'static> Disk for Watched<D, W> {
     fn free_bytes(&self) -> io::Result<u64> {
         self.disk.free_bytes()
     }
+
+    fn used_bytes(&self) -> io::Result<u64> {
+        self.disk.used_bytes()
+    }
 }
 
 impl<W: Watch> File for WatchedFile<W> {

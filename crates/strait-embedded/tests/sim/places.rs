@@ -84,6 +84,10 @@ impl Disk for Seen {
     fn free_bytes(&self) -> io::Result<u64> {
         self.0.sim.free_bytes()
     }
+
+    fn used_bytes(&self) -> io::Result<u64> {
+        self.0.sim.used_bytes()
+    }
 }
 
 impl File for SeenFile {

@@ -59,7 +59,7 @@ pub(super) fn begin(conn: &Arc<Conn>, frame: Frame) -> Result<Step> {
             }
         }
         kind::LEAVE => conn.leave_after(id, read(payload)?),
-        kind::COMMIT..=kind::BACKUP | kind::DECLARE..=kind::WHEREABOUTS => {
+        kind::COMMIT..=kind::STORAGE | kind::DECLARE..=kind::WHEREABOUTS => {
             let step = request(conn, kind, payload);
             return Ok(step.unwrap_or_else(|error| {
                 let answer = Out::of(&Err::<(), _>(error));
@@ -84,6 +84,10 @@ fn request(conn: &Arc<Conn>, kind: u8, payload: Bytes) -> Result<Step> {
         kind::BACKUP => {
             let to: String = read(payload)?;
             return Ok(Step::Wait(answer(conn.engine.backup(to.into()))));
+        }
+        kind::STORAGE => {
+            read::<()>(payload)?;
+            return Ok(Step::Wait(answer(conn.engine.storage())));
         }
         kind::EXTEND => return Ok(Step::Write(answer(extend(conn, read(payload)?)))),
         kind::ABANDON => {

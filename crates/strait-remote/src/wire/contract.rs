@@ -8,7 +8,7 @@ use strait_core::events::{
     Retention, Seek, ShardInfo, Standing, Start, Stored, Stuck, StuckOn, TopicChange, TopicInfo,
     TopicSpec, Waits, Whereabouts,
 };
-use strait_core::{Backup, Offer, Result};
+use strait_core::{Backup, Growth, Offer, Result, Storage};
 
 use super::texts::keep;
 use super::{In, Out, Wire, malformed, put_text, wire_struct};
@@ -93,6 +93,14 @@ wire_struct!(Backup {
     files,
     bytes
 });
+wire_struct!(Storage {
+    used,
+    spare,
+    free,
+    growth,
+    full_in
+});
+wire_struct!(Growth { per_second, over });
 wire_struct!(Retention { age, bytes });
 wire_struct!(Compaction {
     min_lag,

@@ -290,6 +290,8 @@ proptest! {
             there_and_back(&(topic.clone(), (small, position)));
             there_and_back(&Whereabouts { stored: yes.then_some(stored), groups: vec![(group.clone(), standing)] });
         }
+        let growth = Growth { per_second: -5, over: Duration::from_millis(more) };
+        there_and_back(&Storage { used: big, spare: more, free: 0, growth: yes.then_some(growth), full_in: yes.then_some(Duration::ZERO) });
         let after_dead = if yes { AfterDead::HoldKey } else { AfterDead::Continue };
         let overrides = Overrides { max_attempts: Some(small), max_dead: None, gap: Some(more), after_dead: Some(after_dead) };
         there_and_back(&((topic.clone(), group.clone()), GroupChange {

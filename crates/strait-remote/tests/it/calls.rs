@@ -7,7 +7,7 @@ use futures_util::future::join_all;
 use strait_core::events::TopicSpec;
 use strait_core::*;
 
-use crate::double::{append, batch, cursor, name};
+use crate::double::{Handle, append, batch, cursor, name};
 use crate::pair;
 
 #[tokio::test]
@@ -54,6 +54,14 @@ async fn what_is_appended_is_read_back() {
             .into_iter()
             .eq(wanted.enumerate().map(|(at, body)| (at as u64, body)))
     );
+}
+
+#[tokio::test]
+async fn the_storage_is_that_of_the_other_side() {
+    let pair = pair().await;
+    let (there, here) = (pair.double.clone(), &pair.client);
+    let wanted = Handle(there).storage().await.unwrap();
+    assert_eq!(here.storage().await.unwrap(), wanted);
 }
 
 #[tokio::test]

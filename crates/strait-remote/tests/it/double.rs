@@ -244,6 +244,19 @@ impl Engine for Handle {
         }))
     }
 
+    fn storage(&self) -> Fut<Result<Storage>> {
+        ready(Ok(Storage {
+            used: 1 << 40,
+            spare: 2,
+            free: 3,
+            growth: Some(Growth {
+                per_second: -4,
+                over: Duration::from_millis(5),
+            }),
+            full_in: Some(Duration::from_secs(6)),
+        }))
+    }
+
     fn id(&self) -> EngineId {
         EngineId("double".into())
     }

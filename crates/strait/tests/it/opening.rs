@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use strait::core::events::{self, Events};
 use strait::core::{
-    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Offer, Outcome, Unit,
+    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Offer, Outcome, Storage, Unit,
 };
 use strait::{Durability, Kind, Raw, Result, Strait, codes};
 use tokio::sync::watch;
@@ -102,6 +102,10 @@ impl Engine for Less {
     }
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
         self.0.backup(to)
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.0.storage()
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.0.close(grace)

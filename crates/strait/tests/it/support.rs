@@ -8,7 +8,9 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use strait::core::events::GroupInfo;
-use strait::core::{Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Unit};
+use strait::core::{
+    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Storage, Unit,
+};
 use strait::{Error, Group, Message, Result, Strait, Topic};
 use tokio::sync::{Notify, watch};
 
@@ -89,6 +91,10 @@ impl<R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static> Engine for Refusing<
     }
     fn backup(&self, to: PathBuf) -> Fut<Result<Backup>> {
         self.engine.backup(to)
+    }
+
+    fn storage(&self) -> Fut<Result<Storage>> {
+        self.engine.storage()
     }
     fn close(&self, grace: Duration) -> Fut<()> {
         self.engine.close(grace)
