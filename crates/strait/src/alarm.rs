@@ -1,18 +1,21 @@
-//! Alarms: somebody is told when a group passes a limit, and again when it is back.
+//! Alarms: somebody is told when a group or the storage passes a limit, and again when it is back.
 //!
 #![cfg_attr(feature = "embedded", doc = "```no_run")]
 #![cfg_attr(not(feature = "embedded"), doc = "```ignore")]
 //! # async fn example() -> strait::Result<()> {
-//! use strait::{Alarm, Strait, minutes};
+//! use strait::{Alarm, Strait, hours, minutes};
 //!
 //! let strait = Strait::open("file:./data").await?;
-//! let page = Alarm::post("http://127.0.0.1:9000/alarms").dead_letters(100).age(minutes(10));
+//! let page = Alarm::post("http://127.0.0.1:9000/alarms")
+//!     .dead_letters(100)
+//!     .age(minutes(10))
+//!     .full_in(hours(48));
 //! strait.app().alarm(page).run().await
 //! # }
 //! ```
 //!
 //! A look at the groups every 10 s (unless it is said otherwise) compares them with the limits. A notice goes out once when a
-//! limit is passed and once when the group is back at or below it. Looking and telling have a task of their own: no handler
+//! limit is passed and once when the group (or the disk) is back within it. Looking and telling have a task of their own: no handler
 //! waits for them. A notice that cannot be delivered is logged with the reason and tried again at the next two looks.
 //!
 //! A notice is a JSON object, the body of a POST or the standard input of a command:
@@ -23,6 +26,9 @@
 //!
 //! `alarm` is `dead_letters`, `parked`, `lag` or `age_seconds`; `state` is `raised` or `recovered`. A command also has them in
 //! its environment as `STRAIT_ALARM`, `STRAIT_ALARM_STATE`, `_GROUP`, `_TOPIC`, `_VALUE` and `_LIMIT`.
+//!
+//! `full_seconds` is of the storage: `group` and `topic` are `null` (empty in the environment), and `value` is `null` where no end
+//! is in sight.
 
 mod act;
 mod url;
@@ -33,7 +39,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use serde::Serialize;
-use strait_core::{Error, Kind, Name, Result};
+use strait_core::{Engine, Error, Kind, Name, Result};
 
 use url::Url;
 pub(crate) use watch::{Watching, watch};
@@ -41,7 +47,7 @@ pub(crate) use watch::{Watching, watch};
 /// Between two looks, unless it is said.
 const EVERY: Duration = Duration::from_secs(10);
 
-/// Limits of groups, and who is told when one is passed. See [the module](self).
+/// Limits of groups and of the storage, and who is told when one is passed. See [the module](self).
 #[derive(Debug, Clone)]
 #[must_use = "an alarm does nothing until an app has it"]
 pub struct Alarm {
@@ -59,6 +65,7 @@ struct Limits {
     parked: Option<u64>,
     lag: Option<u64>,
     age: Option<Duration>,
+    full_in: Option<Duration>,
 }
 
 /// What is done with a notice.
@@ -80,7 +87,7 @@ impl fmt::Debug for Action {
     }
 }
 
-/// That a group passed a limit, or is back.
+/// That a group or the storage passed a limit, or is back.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 #[non_exhaustive]
 pub struct Notice {
@@ -88,14 +95,14 @@ pub struct Notice {
     pub schema: u32,
     /// Which limit.
     pub alarm: Measure,
-    /// Whether it was passed or the group is back.
+    /// Whether it was passed or kept again.
     pub state: Phase,
-    /// The group.
-    pub group: String,
+    /// The group; `None` for the storage.
+    pub group: Option<String>,
     /// Its topic.
-    pub topic: String,
-    /// The value now: messages, or seconds.
-    pub value: u64,
+    pub topic: Option<String>,
+    /// The value now: messages, or seconds; `None` where the storage has no end in sight.
+    pub value: Option<u64>,
     /// The limit, in the same unit.
     pub limit: u64,
 }
@@ -113,6 +120,8 @@ pub enum Measure {
     Lag,
     /// Age of the oldest message that is not settled, in whole seconds.
     AgeSeconds,
+    /// Whole seconds until the disk is full, as far as can be told.
+    FullSeconds,
 }
 
 impl Measure {
@@ -123,18 +132,19 @@ impl Measure {
             Measure::Parked => "parked",
             Measure::Lag => "lag",
             Measure::AgeSeconds => "age_seconds",
+            Measure::FullSeconds => "full_seconds",
         }
     }
 }
 
-/// Whether a limit was passed or the group is back.
+/// Whether a limit was passed or is kept again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum Phase {
     /// The limit was passed.
     Raised,
-    /// The group is at or below it again, or gone.
+    /// It is kept again, or the group is gone.
     Recovered,
 }
 
@@ -150,8 +160,15 @@ impl Phase {
 
 impl fmt::Display for Notice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (what, value, limit) = (self.alarm.as_str(), self.value, self.limit);
-        let (group, topic) = (&self.group, &self.topic);
+        let (what, limit) = (self.alarm.as_str(), self.limit);
+        let value = self.value.unwrap_or_default();
+        let (Some(group), Some(topic)) = (&self.group, &self.topic) else {
+            return match self.state {
+                Phase::Raised if value == 0 => f.write_str("the disk is full: sends are refused"),
+                Phase::Raised => write!(f, "the disk is full in {value} s, less than {limit} s"),
+                Phase::Recovered => write!(f, "the disk will not be full within {limit} s"),
+            };
+        };
         match self.state {
             Phase::Raised => write!(f, "{group} on {topic}: {what} {value} is over {limit}"),
             Phase::Recovered => write!(
@@ -214,6 +231,14 @@ impl Alarm {
         self
     }
 
+    /// Time that the disk must have until it is full, by the engine's forecast: see
+    /// [`Storage::full_in`](strait_core::Storage::full_in). An engine that does not measure its storage refuses it when the app
+    /// starts.
+    pub fn full_in(mut self, least: Duration) -> Self {
+        self.limits.full_in = Some(least);
+        self
+    }
+
     /// Only this group, on each of its topics; said more than once, each of them. All groups unless it is said.
     pub fn group(mut self, group: impl Into<String>) -> Self {
         self.groups.push(group.into());
@@ -235,10 +260,9 @@ impl Alarm {
     /// Refuses what could never tell anybody, before anything is started.
     pub(crate) fn check(&self) -> Result<Checked> {
         let limits = self.limits;
-        let has_limit = limits.dead_letters.or(limits.parked).or(limits.lag);
-        if has_limit.is_none() && limits.age.is_none() {
+        if !limits.of_groups() && limits.full_in.is_none() {
             return Err(refused("an alarm has no limit")
-                .next("give it one: dead_letters, parked, lag or age"));
+                .next("give it one: dead_letters, parked, lag, age or full_in"));
         }
         let groups = self.groups.iter().map(|group| Name::new(group));
         let tell = match &self.action {
@@ -265,6 +289,24 @@ pub(crate) struct Checked {
     groups: Vec<Name>,
     every: Duration,
     tell: act::Tell,
+}
+
+impl Checked {
+    /// Refuses an engine that cannot be watched as it says.
+    pub(crate) async fn check_on(&self, engine: &dyn Engine) -> Result<()> {
+        match self.limits.full_in {
+            Some(_) => engine.storage().await.map(drop),
+            None => Ok(()),
+        }
+    }
+}
+
+impl Limits {
+    /// True when one of them is of groups.
+    fn of_groups(&self) -> bool {
+        let counted = self.dead_letters.or(self.parked).or(self.lag);
+        counted.is_some() || self.age.is_some()
+    }
 }
 
 fn refused(why: impl Into<String>) -> Error {

@@ -70,7 +70,7 @@ impl App {
         self
     }
 
-    /// Adds an alarm over the groups of the engine, also those of other apps. It is watched while the app runs, beside the one
+    /// Adds an alarm over the engine's storage and its groups, also those of other apps. It is watched while the app runs, beside the one
     /// of the [configuration](crate::config).
     pub fn alarm(mut self, alarm: Alarm) -> Self {
         self.alarms.push(alarm);
@@ -106,6 +106,9 @@ impl App {
         needs.into_result()?;
         let alarms = self.alarms.iter().map(Alarm::check);
         let alarms = alarms.collect::<Result<Vec<_>>>()?;
+        for alarm in &alarms {
+            alarm.check_on(&**self.strait.engine()).await?;
+        }
         for topic in self
             .consumers
             .iter()
@@ -129,9 +132,10 @@ impl App {
         }
         let mut watching = Vec::new();
         for alarm in alarms {
-            watching.push(alarm::watch(alarm, self.strait.events_lane()?.clone()));
+            let (engine, lane) = (self.strait.engine(), self.strait.events_lane()?);
+            watching.push(alarm::watch(alarm, engine.clone(), lane.clone()));
         }
-        let configured = self.strait.watch_configured()?;
+        let configured = self.strait.watch_configured().await?;
         Ok(Running {
             report,
             stop,

@@ -21,6 +21,7 @@
 //! parked = 10000
 //! lag = 1000000
 //! age = "10m"
+//! full_in = "2d"             # the disk is full in less than this
 //! url = "http://127.0.0.1:9000/alarms"  # where to post to, or:
 //! # command = ["./page.sh", "--urgent"] # what to run, from where the process runs
 //! groups = ["billing"]       # only these; all unless it is said
@@ -68,6 +69,8 @@ struct AlarmTable {
     lag: Option<u64>,
     #[serde(default, deserialize_with = "duration")]
     age: Option<Duration>,
+    #[serde(default, deserialize_with = "duration")]
+    full_in: Option<Duration>,
     url: Option<String>,
     command: Option<Vec<String>>,
     #[serde(default)]
@@ -97,6 +100,9 @@ impl AlarmTable {
         alarm = limit(alarm, self.lag, Alarm::lag);
         if let Some(age) = self.age {
             alarm = alarm.age(age);
+        }
+        if let Some(full_in) = self.full_in {
+            alarm = alarm.full_in(full_in);
         }
         if let Some(every) = self.every {
             alarm = alarm.every(every);

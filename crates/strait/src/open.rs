@@ -151,17 +151,19 @@ impl Strait {
     }
 
     /// Watches the alarm of the configuration as long as one of those who called this lives; `None` without one.
-    pub(crate) fn watch_configured(&self) -> Result<Option<Arc<Watching>>> {
+    pub(crate) async fn watch_configured(&self) -> Result<Option<Arc<Watching>>> {
         let configured = &self.inner.configured;
         let Some(alarm) = &configured.alarm else {
             return Ok(None);
         };
+        let engine = self.engine().clone();
+        alarm.check_on(&*engine).await?;
         let lane = self.events_lane()?.clone();
         let mut watched = configured.watched.lock();
         if let Some(watching) = watched.upgrade() {
             return Ok(Some(watching));
         }
-        let watching = Arc::new(alarm::watch(alarm.clone(), lane));
+        let watching = Arc::new(alarm::watch(alarm.clone(), engine, lane));
         *watched = Arc::downgrade(&watching);
         Ok(Some(watching))
     }

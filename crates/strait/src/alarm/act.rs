@@ -88,9 +88,9 @@ async fn run(words: &[String], notice: &Notice, json: &[u8]) -> Result<(), Faile
         .args(args)
         .env("STRAIT_ALARM", notice.alarm.as_str())
         .env("STRAIT_ALARM_STATE", notice.state.as_str())
-        .env("STRAIT_ALARM_GROUP", &notice.group)
-        .env("STRAIT_ALARM_TOPIC", &notice.topic)
-        .env("STRAIT_ALARM_VALUE", notice.value.to_string())
+        .env("STRAIT_ALARM_GROUP", text(&notice.group))
+        .env("STRAIT_ALARM_TOPIC", text(&notice.topic))
+        .env("STRAIT_ALARM_VALUE", text(&notice.value))
         .env("STRAIT_ALARM_LIMIT", notice.limit.to_string())
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
@@ -116,6 +116,10 @@ async fn run(words: &[String], notice: &Notice, json: &[u8]) -> Result<(), Faile
         "`{program}`: {status} {}",
         said.escape_debug()
     )))
+}
+
+fn text(value: &Option<impl ToString>) -> String {
+    value.as_ref().map(ToString::to_string).unwrap_or_default()
 }
 
 /// Keeps the beginning, and reads on to the end, so that nobody writes into a closed pipe.
@@ -182,9 +186,9 @@ mod tests {
             schema: 1,
             alarm: Measure::DeadLetters,
             state: Phase::Raised,
-            group: "billing".to_owned(),
-            topic: "orders".to_owned(),
-            value: 3,
+            group: Some("billing".to_owned()),
+            topic: Some("orders".to_owned()),
+            value: Some(3),
             limit: 2,
         }
     }

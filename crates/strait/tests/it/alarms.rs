@@ -3,7 +3,8 @@
 use std::time::Duration;
 
 use strait::core::events::DeadFilter;
-use strait::{Alarm, Backoff, Handled, Kind, Strait};
+use strait::embedded::{Embedded, Options};
+use strait::{Alarm, Backoff, Handled, Kind, Raw, Strait, secs};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
 
@@ -63,6 +64,35 @@ async fn a_limit_is_told_once_when_it_is_passed_and_once_when_it_is_kept_again()
             "billing on orders: dead_letters 2 is over 1",
         ]
     );
+}
+
+/// Memory is filled up and emptied again.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_told_and_that_there_is_room_again() {
+    let options = Options {
+        memory_bytes: 64 << 20,
+        ..Options::default()
+    };
+    let strait = Strait::on(Embedded::memory(options).unwrap());
+    let told = Log::new();
+    let tell = told.clone();
+    let alarm = Alarm::call(move |notice| {
+        assert_eq!((&notice.group, &notice.topic), (&None, &None));
+        tell.push(notice.to_string());
+    });
+    let alarm = alarm.full_in(secs(1)).every(SOON);
+    let mut app = strait.app().alarm(alarm).start().await.unwrap();
+    let blobs = strait.events().topic::<Raw>("blobs");
+    let blobs = blobs.partitions(1).await.unwrap();
+    while blobs.append(&Raw::bytes(vec![7; 500_000])).await.is_ok() {}
+    told.wait(1).await;
+    let lane = strait.events_lane().unwrap();
+    lane.delete("blobs".parse().unwrap()).await.unwrap();
+    let told = told.wait(2).await;
+    app.stop().await.unwrap();
+    // It may be seen a moment before it happens.
+    assert!(told[0].starts_with("the disk is full"), "{told:?}");
+    assert_eq!(told[1..], ["the disk will not be full within 1 s"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]
