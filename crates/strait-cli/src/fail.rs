@@ -89,16 +89,17 @@ fn render_error(error: &Error, paint: Paint) -> String {
     if error.effect() == Effect::Unknown {
         text.push_str("  it may have happened all the same: look before you repeat it\n");
     }
+    let _ = writeln!(text, "  {}", next_line(error));
+    text
+}
+
+/// What to do about an error, and where more stands.
+pub(crate) fn next_line(error: &Error) -> String {
     let explain = format!("strait explain {}", page_of(error));
     match error.advice() {
-        Some(advice) => {
-            let _ = writeln!(text, "  next: {advice}     {explain}");
-        }
-        None => {
-            let _ = writeln!(text, "  next: {explain}");
-        }
+        Some(advice) => format!("next: {advice}     {explain}"),
+        None => format!("next: {explain}"),
     }
-    text
 }
 
 /// The first line of an error, without its end of line.

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use jiff::civil;
-use strait::core::Timestamp;
+use strait::core::{Storage, Timestamp};
 
 /// Reads a duration such as `500ms`, `30s`, `1h30m`, `7d`; units are ms, s, m, h, d, w.
 pub(crate) fn parse_duration(text: &str) -> Result<Duration, String> {
@@ -151,6 +151,17 @@ pub(crate) fn bytes(n: u64, people: bool) -> String {
     }
 }
 
+/// How a storage stands, in a line: `disk 2.1 GiB used, 80.0 GiB free, full in 3 d`.
+pub(crate) fn storage(now: &Storage) -> String {
+    let (used, free) = (bytes(now.used, true), bytes(now.free, true));
+    let full = match now.full_in {
+        Some(Duration::ZERO) => ", full: sends are refused".to_owned(),
+        Some(full) => format!(", full in {}", duration(full)),
+        None => String::new(),
+    };
+    format!("disk {used} used, {free} free{full}")
+}
+
 /// Text that cannot move a terminal's cursor: control characters are shown as escapes, foreign bytes as `\xNN`.
 pub(crate) fn shown(bytes: &[u8]) -> String {
     let mut text = String::with_capacity(bytes.len());
@@ -218,6 +229,24 @@ mod tests {
             time(Timestamp::from_millis(i64::MAX)),
             "9223372036854775807"
         );
+    }
+
+    #[test]
+    fn a_storage_is_shown_in_a_line() {
+        let mut now = Storage {
+            used: 2_254_857_830,
+            spare: 0,
+            free: 80 << 30,
+            growth: None,
+            full_in: None,
+        };
+        assert_eq!(storage(&now), "disk 2.1 GiB used, 80.0 GiB free");
+        now.full_in = Some(Duration::from_secs(3 * 86_400 + 5));
+        let text = "disk 2.1 GiB used, 80.0 GiB free, full in 3 d";
+        assert_eq!(storage(&now), text);
+        (now.free, now.full_in) = (4096, Some(Duration::ZERO));
+        let text = "disk 2.1 GiB used, 4.0 KiB free, full: sends are refused";
+        assert_eq!(storage(&now), text);
     }
 
     #[test]

@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::{Value, json};
 use strait::core::events::{Cursor, GroupInfo, ReadKey, Standing, Whereabouts};
-use strait::core::{Error, Kind, Name, Position, codes};
+use strait::core::{Error, Health, Kind, Name, Position, codes};
 
 use super::Ctx;
 use super::object::Object;
@@ -23,18 +24,19 @@ const OF_KEY: usize = 100;
 /// Messages of a key that are counted.
 const COUNTED: usize = 10_000;
 
-/// Describe a topic, a partition, a group, a key or a message: what is stored, where, and why it waits.
+/// Describe a topic, a partition, a group, a key, a message or the storage: what is stored, where, and why it waits.
 ///
-/// OBJECT is topic/TOPIC, topic/TOPIC/PARTITION, group/GROUP or group/GROUP@TOPIC, key/KEY@TOPIC, or
-/// offset/TOPIC/PARTITION/OFFSET.
+/// OBJECT is topic/TOPIC, topic/TOPIC/PARTITION, group/GROUP or group/GROUP@TOPIC, key/KEY@TOPIC,
+/// offset/TOPIC/PARTITION/OFFSET, or storage.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
   strait describe topic/orders
   strait describe group/billing@orders
   strait describe key/ada@orders
-  strait describe offset/orders/3/17 -o json")]
+  strait describe offset/orders/3/17 -o json
+  strait describe storage")]
 pub(crate) struct DescribeArgs {
-    /// What to describe, as KIND/NAME
+    /// What to describe, as KIND/NAME, or storage
     #[arg(value_name = "OBJECT")]
     object: Object,
 }
@@ -97,6 +99,7 @@ async fn describe(object: &Object, target: &Target) -> Outcome<Description> {
         Object::Offset(topic, partition, offset) => {
             of_offset(topic, *partition, Position::at(*offset), target).await
         }
+        Object::Storage => of_storage(target).await,
     }
 }
 
@@ -291,6 +294,35 @@ async fn of_offset(
     Ok(found)
 }
 
+async fn of_storage(target: &Target) -> Outcome<Description> {
+    let storage = target.strait.engine().storage().await?;
+    let mut found = Description::default();
+    found.fact("used_bytes", storage.used);
+    found.fact("spare_bytes", storage.spare);
+    found.fact("free_bytes", storage.free);
+    let growth = storage.growth;
+    found.fact(
+        "growth_bytes_per_second",
+        growth.map(|growth| growth.per_second),
+    );
+    let over = growth.map(|growth| growth.over.as_secs());
+    found.fact("growth_seen_over_seconds", over);
+    found.fact(
+        "full_in_seconds",
+        storage.full_in.map(|full| full.as_secs()),
+    );
+    if let Health::Impaired(what) | Health::Down(what) | Health::Ended(what) =
+        &*target.strait.health().borrow()
+    {
+        found.waits.push(what.to_string());
+    }
+    if storage.full_in == Some(Duration::ZERO) {
+        found.next("strait explain disk_full".to_owned());
+    }
+    found.next("strait topic ls --by size".to_owned());
+    Ok(found)
+}
+
 /// The groups on a topic.
 async fn groups_of(topic: &Name, target: &Target) -> Outcome<Vec<GroupInfo>> {
     let mut groups = target.events.groups().await?;
@@ -384,7 +416,7 @@ impl Description {
             topic: topic.clone(),
             partition,
             position,
-            wait: std::time::Duration::ZERO,
+            wait: Duration::ZERO,
         };
         let chunk = match target.events.read(cursor, 1).await {
             // Retention was there since.
@@ -407,17 +439,13 @@ impl Description {
     }
 
     fn in_words(&self, object: &Object, people: bool) -> String {
-        let width = self
-            .facts
-            .iter()
-            .map(|(name, _)| name.len())
-            .max()
-            .unwrap_or(0);
+        let labels = self.facts.iter().map(|(name, _)| label(name));
+        let width = labels.map(|label| label.len()).max().unwrap_or(0);
         let mut text = format!("{object}\n");
         for (name, value) in &self.facts {
             let value = in_words(name, value, people);
             // Writing to memory does not fail.
-            let _ = writeln!(text, "  {:<width$}  {value}", name.replace('_', " "));
+            let _ = writeln!(text, "  {:<width$}  {value}", label(name));
         }
         for why in &self.waits {
             let _ = writeln!(text, "waits: {why}");
@@ -429,17 +457,32 @@ impl Description {
     }
 }
 
-/// A fact for people: numbers grouped, `bytes` as sizes, parts of an object one after the other.
+/// The unit of a fact stands in its name; for people it stands with the value.
+const RATE: &str = "_bytes_per_second";
+const SECONDS: &str = "_seconds";
+
+fn label(name: &str) -> String {
+    let name = name.strip_suffix(RATE).unwrap_or(name);
+    let name = name.strip_suffix(SECONDS).unwrap_or(name);
+    name.replace('_', " ")
+}
+
+/// A fact for people: numbers grouped, sizes and times in their greatest unit, parts of an object one after the other.
 fn in_words(name: &str, value: &Value, people: bool) -> String {
     match value {
         Value::Null => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),
         Value::String(text) => text.clone(),
-        Value::Number(number) => match number.as_u64() {
-            Some(number) if name == "bytes" => bytes(number, people),
-            Some(number) => count(number, people),
-            None => number.to_string(),
+        Value::Number(number) => match (number.as_u64(), number.as_i64()) {
+            (_, Some(rate)) if name.ends_with(RATE) => {
+                let sign = if rate < 0 { "-" } else { "" };
+                format!("{sign}{}/s", bytes(rate.unsigned_abs(), people))
+            }
+            (Some(number), _) if name.ends_with(SECONDS) => duration(Duration::from_secs(number)),
+            (Some(number), _) if name.ends_with("bytes") => bytes(number, people),
+            (Some(number), _) => count(number, people),
+            _ => number.to_string(),
         },
         Value::Array(items) if items.is_empty() => "none".to_owned(),
         Value::Array(items) => {

@@ -1,4 +1,4 @@
-//! How an object is written on the command line: `KIND/NAME`.
+//! How an object is written on the command line: `KIND/NAME`, or `storage`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -15,15 +15,19 @@ pub(crate) enum Object {
     Group(Name, Option<Name>),
     Key(String, Name),
     Offset(Name, u32, u64),
+    Storage,
 }
 
-const FORMS: &str = "write topic/TOPIC, topic/TOPIC/PARTITION, group/GROUP, group/GROUP@TOPIC, key/KEY@TOPIC or \
-                     offset/TOPIC/PARTITION/OFFSET";
+const FORMS: &str = "write topic/TOPIC, topic/TOPIC/PARTITION, group/GROUP, group/GROUP@TOPIC, key/KEY@TOPIC, \
+                     offset/TOPIC/PARTITION/OFFSET or storage";
 
 impl FromStr for Object {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
+        if text == "storage" {
+            return Ok(Object::Storage);
+        }
         let (kind, rest) = text.split_once('/').ok_or(FORMS)?;
         let name = |text: &str| {
             text.parse::<Name>()
@@ -73,6 +77,7 @@ impl fmt::Display for Object {
             Object::Offset(topic, partition, offset) => {
                 write!(f, "offset/{topic}/{partition}/{offset}")
             }
+            Object::Storage => f.write_str("storage"),
         }
     }
 }
@@ -97,6 +102,7 @@ mod tests {
             "key/42@orders",
             "key/a/b@c@orders",
             "offset/orders/3/17",
+            "storage",
         ] {
             let object: Object = text.parse().unwrap();
             assert_eq!(object.to_string(), text);
@@ -111,6 +117,7 @@ mod tests {
             "offset/orders/3",
             "offset/orders/3/-1",
             "segment/1",
+            "storage/1",
             "",
         ] {
             assert!(bad.parse::<Object>().is_err(), "{bad}");

@@ -18,7 +18,7 @@ use strait::core::{
 
 use super::Ctx;
 use crate::args::Format;
-use crate::fail::{Failure, Outcome, error_line, nearest};
+use crate::fail::{Failure, Outcome, error_line, nearest, next_line};
 use crate::lines::{Line, Lines, read_stdin};
 use crate::out::Out;
 use crate::pipe::Pipe;
@@ -363,10 +363,14 @@ impl Producer {
     }
 
     fn refuse(&mut self, number: u64, error: &Error) {
-        self.refused = true;
+        let is_first = !std::mem::replace(&mut self.refused, true);
         self.set(number, Slot::Refused);
         let what = error_line(error, self.out.paint_err);
         self.out.complain(format!("line {number}: {what}"));
+        // What to do is said once.
+        if is_first {
+            self.out.complain(format!("  {}", next_line(error)));
+        }
     }
 
     fn set(&mut self, number: u64, slot: Slot) {

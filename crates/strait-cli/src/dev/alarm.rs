@@ -16,7 +16,7 @@ use crate::text::parse_duration;
 #[derive(Debug, Clone, Args)]
 pub(super) struct AlarmArgs {
     /// Limits of the groups: `dead_letters=N`, `parked=N`, `lag=N`, `age=DURATION`, and `group=NAME` for that group only.
-    /// Who passes one is shown here
+    /// `full_in=DURATION` is of the disk. What passes one is shown here
     #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
     alarm: Vec<Limit>,
     /// What is run then: a program and its arguments, without a shell; the notice is on its standard input
@@ -33,7 +33,7 @@ pub(super) struct AlarmArgs {
     /// A host that --alarm-post may name beside this machine
     #[arg(long, value_name = "HOST", requires = "alarm_post")]
     alarm_allow_host: Vec<String>,
-    /// How often the groups are looked at
+    /// How often is looked
     #[arg(long, value_name = "DURATION", requires = "alarm", default_value = "10s", value_parser = parse_duration)]
     alarm_every: Duration,
 }
@@ -45,6 +45,7 @@ enum Limit {
     Parked(u64),
     Lag(u64),
     Age(Duration),
+    FullIn(Duration),
     Group(String),
 }
 
@@ -52,7 +53,8 @@ impl FromStr for Limit {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let forms = "write dead_letters=N, parked=N, lag=N, age=DURATION or group=NAME";
+        let forms =
+            "write dead_letters=N, parked=N, lag=N, age=DURATION, full_in=DURATION or group=NAME";
         let (name, value) = text.split_once('=').ok_or(forms)?;
         let number = || {
             value
@@ -64,6 +66,7 @@ impl FromStr for Limit {
             "parked" => number().map(Limit::Parked),
             "lag" => number().map(Limit::Lag),
             "age" => parse_duration(value).map(Limit::Age),
+            "full_in" => parse_duration(value).map(Limit::FullIn),
             "group" => Ok(Limit::Group(value.to_owned())),
             _ => Err(forms.to_owned()),
         }
@@ -80,11 +83,11 @@ pub(super) async fn start(
     if !args.alarm.is_empty() {
         let show = Alarm::call(move |notice| {
             let note = Note::new(notice.to_string());
-            let note = match notice.state {
-                Phase::Raised => note.more(format!(
-                    "strait describe group/{}@{}",
-                    notice.group, notice.topic
-                )),
+            let note = match (notice.state, &notice.group, &notice.topic) {
+                (Phase::Raised, Some(group), Some(topic)) => {
+                    note.more(format!("strait describe group/{group}@{topic}"))
+                }
+                (Phase::Raised, ..) => note.more("strait describe storage"),
                 _ => note,
             };
             // A view that is behind has enough to show.
@@ -121,6 +124,7 @@ impl AlarmArgs {
             Limit::Parked(most) => alarm.parked(*most),
             Limit::Lag(most) => alarm.lag(*most),
             Limit::Age(most) => alarm.age(*most),
+            Limit::FullIn(least) => alarm.full_in(*least),
             Limit::Group(name) => alarm.group(name),
         })
     }
@@ -135,7 +139,18 @@ mod tests {
         assert_eq!("dead_letters=3".parse(), Ok(Limit::DeadLetters(3)));
         assert_eq!("age=10m".parse(), Ok(Limit::Age(Duration::from_secs(600))));
         assert_eq!("group=mail".parse(), Ok(Limit::Group("mail".to_owned())));
-        for bad in ["dead", "dead_letters=many", "age=soon", "size=1", ""] {
+        assert_eq!(
+            "full_in=2d".parse(),
+            Ok(Limit::FullIn(Duration::from_secs(172_800)))
+        );
+        for bad in [
+            "dead",
+            "dead_letters=many",
+            "age=soon",
+            "size=1",
+            "full_in=1",
+            "",
+        ] {
             assert!(bad.parse::<Limit>().is_err(), "{bad}");
         }
     }

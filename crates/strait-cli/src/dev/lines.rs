@@ -7,7 +7,7 @@ use strait::core::Timestamp;
 use super::{Note, Show, Stage};
 use crate::fail::Outcome;
 use crate::out::Out;
-use crate::text::{count, time};
+use crate::text::{count, storage, time};
 
 /// While something happens the counts are written at most so often; the last ones always, and only when they changed.
 const COUNTS: Duration = Duration::from_secs(5);
@@ -55,7 +55,11 @@ impl Lines {
         let text = topics.chain(groups).collect::<Vec<_>>().join("; ");
         let changed = self.counted.as_ref().is_none_or(|(_, last)| *last != text);
         if changed && !text.is_empty() {
-            self.line(Timestamp::now(), &text)?;
+            // It is no reason of its own for a line: others write to the disk too.
+            let storage = now.storage.as_ref().map(storage);
+            let storage = storage.map(|text| format!("; {text}"));
+            let line = format!("{text}{}", storage.unwrap_or_default());
+            self.line(Timestamp::now(), &line)?;
         }
         self.counted = Some((Instant::now(), text));
         Ok(())

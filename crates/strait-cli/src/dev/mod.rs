@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use strait::core::Timestamp;
+use strait::core::{Health, Timestamp};
 use tokio::sync::mpsc;
 
 use crate::command::Ctx;
@@ -93,6 +93,7 @@ pub(crate) struct Stage {
     /// Commands for another terminal; a long one is written on two lines, as a shell takes it.
     tries: Vec<String>,
     demo: bool,
+    health: Health,
 }
 
 /// Runs the command.
@@ -166,6 +167,7 @@ impl Play<'_> {
         let interrupt = interrupt.wait();
         tokio::pin!(interrupt);
         let directory = target::directory(&self.target.url);
+        let mut health = self.target.strait.health();
         let mut quiet = 0;
         loop {
             // The watch begins before the look, so that no change falls between the two.
@@ -186,6 +188,8 @@ impl Play<'_> {
             };
             tokio::select! {
                 () = pause => {}
+                // A full disk writes nothing that a watch would see.
+                Ok(()) = health.changed() => {}
                 Some(note) = self.told.recv() => self.early.push(note),
                 signal = &mut interrupt => {
                     on.end(&self.stage)?;
@@ -233,14 +237,15 @@ impl Stage {
             notes: VecDeque::new(),
             tries: tries(args.demo, url),
             demo: args.demo,
+            health: target.strait.health().borrow().clone(),
         }
     }
 
     /// Takes a snapshot; gives what changed in words.
     async fn look(&mut self, target: &Target) -> Outcome<Vec<Note>> {
         let before = self.snapshots.back().map(|(_, snapshot)| snapshot);
-        let now = Snapshot::take(&*target.events, before).await?;
-        let notes = match before {
+        let now = Snapshot::take(target, before).await?;
+        let mut notes = match before {
             Some(before) => now.changes_since(before),
             None => Vec::new(),
         };
@@ -249,6 +254,11 @@ impl Stage {
             self.snapshots.pop_front();
         }
         self.snapshots.push_back((Instant::now(), now));
+        let health = target.strait.health().borrow().clone();
+        if health != self.health {
+            notes.push(on_health(&health));
+            self.health = health;
+        }
         Ok(notes)
     }
 
@@ -266,6 +276,15 @@ impl Stage {
         while self.notes.len() > NOTES {
             self.notes.pop_front();
         }
+    }
+}
+
+/// How the engine is, where that changed.
+fn on_health(health: &Health) -> Note {
+    match health {
+        Health::Up => Note::new("the engine is up again: sends go on"),
+        Health::Impaired(what) => Note::new(&**what).more("strait describe storage"),
+        Health::Down(what) | Health::Ended(what) => Note::new(&**what),
     }
 }
 

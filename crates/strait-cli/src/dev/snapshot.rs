@@ -3,10 +3,12 @@
 use std::time::{Duration, Instant};
 
 use strait::core::events::{DeadFilter, Events, GroupInfo};
+use strait::core::{Kind, Storage};
 
 use super::Note;
 use crate::command::group::state;
 use crate::fail::Outcome;
+use crate::target::Target;
 use crate::text::{cut, shown};
 
 /// All topics and groups at one moment.
@@ -14,6 +16,8 @@ use crate::text::{cut, shown};
 pub(super) struct Snapshot {
     pub(super) topics: Vec<Topic>,
     pub(super) groups: Vec<Group>,
+    /// `None` where the engine does not measure it.
+    pub(super) storage: Option<Storage>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +46,8 @@ pub(super) struct Group {
 
 impl Snapshot {
     /// Takes one. `before` tells from which dead letter on to look.
-    pub(super) async fn take(events: &dyn Events, before: Option<&Snapshot>) -> Outcome<Self> {
+    pub(super) async fn take(target: &Target, before: Option<&Snapshot>) -> Outcome<Self> {
+        let events = &*target.events;
         let topics = events.topics().await?;
         let mut snapshot = Snapshot {
             topics: topics
@@ -56,6 +61,10 @@ impl Snapshot {
                 })
                 .collect(),
             groups: Vec::new(),
+            storage: match target.strait.engine().storage().await {
+                Err(error) if error.kind() == Kind::Unsupported => None,
+                measured => Some(measured?),
+            },
         };
         for info in events.groups().await? {
             let before = before.and_then(|before| before.group_of(&info));

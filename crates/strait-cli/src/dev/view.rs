@@ -7,7 +7,7 @@ use strait::core::Timestamp;
 use super::snapshot::{Group, rate};
 use super::{Note, Stage};
 use crate::out::{Paint, aligned, number, text};
-use crate::text::{count, cut, duration};
+use crate::text::{count, cut, duration, storage};
 
 /// Notes younger than this are `now`.
 const NOW: Duration = Duration::from_secs(3);
@@ -15,6 +15,7 @@ const NOW: Duration = Duration::from_secs(3);
 /// The whole view.
 pub(super) fn lines(stage: &Stage, width: usize, paint: Paint) -> Vec<String> {
     let mut lines = vec![paint.bold(&cut(&heading(stage, width), width))];
+    lines.extend(storage_line(stage, width, paint));
     let mut table = table(stage).into_iter().map(|line| cut(&line, width));
     lines.extend(table.next().map(|titles| paint.dim(&titles)));
     lines.extend(table);
@@ -47,6 +48,16 @@ fn heading(stage: &Stage, width: usize) -> String {
     let clock = format!("{:02}:{:02}", seconds / 60, seconds % 60);
     let gap = width.saturating_sub(what.chars().count() + clock.len());
     format!("{what}{}{clock}", " ".repeat(gap.max(1)))
+}
+
+fn storage_line(stage: &Stage, width: usize, paint: Paint) -> Option<String> {
+    let (_, now) = stage.snapshots.back()?;
+    let now = now.storage.as_ref()?;
+    let line = cut(&storage(now), width);
+    Some(match now.full_in {
+        Some(Duration::ZERO) => paint.yellow(&line),
+        _ => line,
+    })
 }
 
 /// A topic with its groups beside it, one group a line.
@@ -163,6 +174,7 @@ mod tests {
     use std::collections::VecDeque;
     use std::time::Instant;
 
+    use strait::core::{Health, Storage};
     use unicode_width::UnicodeWidthStr;
 
     use super::super::snapshot::{Snapshot, Topic};
@@ -180,6 +192,13 @@ mod tests {
                 Group::sample("billing", settled, lag),
                 Group::sample("mail", settled, lag),
             ],
+            storage: Some(Storage {
+                used: 5 << 20,
+                spare: 0,
+                free: 3 << 30,
+                growth: None,
+                full_in: Some(Duration::from_secs(300)),
+            }),
         };
         let then = Instant::now();
         let stage = Stage {
@@ -195,12 +214,14 @@ mod tests {
             notes: VecDeque::from([Note::new("x".repeat(200)).more("y".repeat(200))]),
             tries: vec!["z".repeat(200)],
             demo: true,
+            health: Health::Up,
         };
         for width in [20, 79, 200] {
             let lines = lines(&stage, width, Paint::plain());
             assert!(lines.iter().all(|line| line.width() <= width), "{lines:#?}");
         }
         let lines = lines(&stage, 79, Paint::plain());
+        assert_eq!(lines[1], "disk 5.0 MiB used, 3.0 GiB free, full in 5 min");
         let billing = lines.iter().find(|line| line.contains("billing")).unwrap();
         for cell in ["orders", "8,914", " 50 ", " 10 ", "slow: 5.0 s"] {
             assert!(billing.contains(cell), "{cell}: {billing}");

@@ -3,6 +3,8 @@
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod full_disk;
+
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
@@ -301,6 +303,14 @@ impl Dev {
         let pid = Pid::from_raw(i32::try_from(self.child.id()).unwrap()).unwrap();
         kill_process(pid, Signal::INT).unwrap();
         assert!(self.child.wait().unwrap().success());
+    }
+}
+
+impl Drop for Dev {
+    /// A test that fails leaves nothing running.
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
     }
 }
 
