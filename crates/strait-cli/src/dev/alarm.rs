@@ -16,7 +16,7 @@ use crate::text::parse_duration;
 #[derive(Debug, Clone, Args)]
 pub(super) struct AlarmArgs {
     /// Limits of the groups: `dead_letters=N`, `parked=N`, `lag=N`, `age=DURATION`, and `group=NAME` for that group only.
-    /// `full_in=DURATION` is of the disk. What passes one is shown here
+    /// And of the disk: `full_in=DURATION`. What passes one is shown here
     #[arg(long, value_name = "LIMITS", value_delimiter = ',')]
     alarm: Vec<Limit>,
     /// What is run then: a program and its arguments, without a shell; the notice is on its standard input
@@ -33,7 +33,7 @@ pub(super) struct AlarmArgs {
     /// A host that --alarm-post may name beside this machine
     #[arg(long, value_name = "HOST", requires = "alarm_post")]
     alarm_allow_host: Vec<String>,
-    /// How often is looked
+    /// How often to look
     #[arg(long, value_name = "DURATION", requires = "alarm", default_value = "10s", value_parser = parse_duration)]
     alarm_every: Duration,
 }

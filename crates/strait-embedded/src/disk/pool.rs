@@ -14,11 +14,14 @@ use parking_lot::Mutex;
 
 use super::cleaned::{file_name, is_cleaned};
 use super::io::{Disk, File, Open, is_full};
-use super::log::{LogOptions, LogPos};
+use super::log::LogOptions;
 use super::segment::SegmentHeader;
 
+mod fill;
 mod making;
 mod removing;
+
+pub(crate) use fill::Fill;
 
 /// Open files that are kept for readers at most.
 const OPEN_FILES: usize = 256;
@@ -36,15 +39,6 @@ pub struct SegmentInfo {
     pub id: u64,
     /// Length of its file in bytes.
     pub len: u64,
-}
-
-/// Bytes of segment files.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Fill {
-    /// Up to the end of the log, and in cleaned segments.
-    pub(crate) held: u64,
-    /// What comes next fills these: behind the end of the log, in spare segments, and in files that are kept to be recycled.
-    pub(crate) spare: u64,
 }
 
 /// All segment files of one directory: those in use, spare ones prepared ahead, and freed ones to recycle.
@@ -186,22 +180,6 @@ impl Pool {
         in_use
             .map(|(&id, used)| SegmentInfo { id, len: used.len })
             .collect()
-    }
-
-    /// How the segments are filled, with the log ending at `end`.
-    pub(crate) fn fill(&self, end: LogPos) -> Fill {
-        let state = self.state.lock();
-        let active = state.used.get(&state.active).map_or(0, |used| used.len);
-        let is_there = end.segment == state.active;
-        let rest = active.saturating_sub(if is_there { end.offset } else { 0 });
-        let used: u64 = state.used.values().map(|used| used.len).sum();
-        let spares = state.spares.values().map(|ready| ready.header.len);
-        let zeroing = state.zeroing.iter().map(|zeroing| zeroing.len);
-        let freed = state.freed.iter().map(|file| file.len);
-        Fill {
-            held: used - rest,
-            spare: rest + spares.chain(zeroing).chain(freed).sum::<u64>(),
-        }
     }
 
     /// Takes a cleaned segment of `len` bytes in: it is read like any other.
