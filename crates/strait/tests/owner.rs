@@ -10,11 +10,11 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Arc;
 use std::time::Duration;
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
 use strait::core::events::{Append, Cursor, Events, Expected, GroupSpec, TopicSpec};
 use strait::core::{
-    Arrival, Consumer, Engine, Health, NewRecord, Outcome, Receipt, Records, RecordsBuilder, Unit,
-    Verdict,
+    Arrival, Consumer, Delivery, Engine, Health, NewRecord, Outcome, Receipt, Records,
+    RecordsBuilder, Unit, Verdict,
 };
 use strait::owner::{Role, ShareOptions, Shared};
 use strait::{Kind, Name, Position, codes};
@@ -153,6 +153,14 @@ impl Process {
     fn send(&self, signal: Signal) {
         kill_process(Pid::from_child(&self.child), signal).unwrap();
     }
+
+    /// Stops it, and waits until it stands still.
+    fn stop(&self) {
+        self.send(Signal::STOP);
+        let pid = Pid::from_child(&self.child);
+        let changed = waitpid(Some(pid), WaitOptions::UNTRACED).unwrap();
+        assert!(changed.is_some_and(|(_, status)| status.stopped()));
+    }
 }
 
 impl Drop for Process {
@@ -202,21 +210,30 @@ fn short_lease() -> GroupSpec {
     }
 }
 
-/// Takes one message, says so, and settles it when it is told to.
+/// Settles a message as handled, with an effect.
+async fn bill(shared: &Shared, receipt: Receipt, effect: &str) -> Outcome {
+    let mut unit = Unit::settle(receipt, Verdict::Done);
+    unit.send.push(strait::core::Outgoing::Append {
+        topic: name("billed"),
+        partition: 0,
+        records: batch(&[effect.to_owned()]),
+        expected: Expected::Any,
+        dedupe: false,
+    });
+    shared.commit(vec![unit]).await.pop().unwrap()
+}
+
+/// Takes one message, says so, and settles it when it is told to; then one more.
 async fn member(shared: Shared) {
     let mut consumer = lane(&shared).join(short_lease()).await.unwrap();
     say("ready");
-    let receipt = first_receipt(&mut consumer).await;
+    let receipt = first(&mut consumer).await.receipt;
     say("took it");
     tokio::task::spawn_blocking(|| std::io::stdin().read_line(&mut String::new()))
         .await
         .unwrap()
         .unwrap();
-    let outcome = shared
-        .commit(vec![Unit::settle(receipt, Verdict::Done)])
-        .await
-        .pop()
-        .unwrap();
+    let outcome = bill(&shared, receipt, "too late").await;
     say(&format!("settling gave {outcome:?}"));
     // It lost its partition, and joins again by itself.
     while !matches!(consumer.next(1, 1 << 20).await.unwrap(), Arrival::Lost(_)) {}
@@ -226,6 +243,9 @@ async fn member(shared: Shared) {
         Arrival::Assigned(_)
     ) {}
     say("has one again");
+    let receipt = first(&mut consumer).await.receipt;
+    let outcome = bill(&shared, receipt, "by who was stopped").await;
+    say(&format!("then settling gave {outcome:?}"));
     std::future::pending::<()>().await;
 }
 
@@ -294,11 +314,19 @@ async fn worker(shared: Shared) {
     }
 }
 
-async fn first_receipt(consumer: &mut Consumer) -> Receipt {
+/// The next message, whatever else comes before it.
+async fn first(consumer: &mut Consumer) -> Delivery {
     loop {
         match consumer.next(1, 1 << 20).await.unwrap() {
-            Arrival::Run(_, receipt) => return receipt,
-            Arrival::Each(mut each) => return each.remove(0).receipt,
+            Arrival::Run(chunk, receipt) => {
+                return Delivery {
+                    message: chunk.iter().next().unwrap().to_message(),
+                    attempt: 1,
+                    last_error: None,
+                    receipt,
+                };
+            }
+            Arrival::Each(mut each) => return each.remove(0),
             _ => {}
         }
     }
@@ -427,7 +455,7 @@ async fn consumers_join_again_when_the_owner_is_killed() {
         .await
         .unwrap();
     let mut consumer = lane(&guest).join(short_lease()).await.unwrap();
-    let before = soon(first_receipt(&mut consumer)).await;
+    let before = soon(first(&mut consumer)).await.receipt;
     owner.send(Signal::KILL);
     let mut seen = Vec::new();
     let after = loop {
@@ -451,22 +479,23 @@ async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle()
     let directory = tempfile::tempdir().unwrap();
     let owner = open(directory.path()).await;
     let events = lane(&owner);
-    events
-        .declare(TopicSpec::new(name("orders")).partitions(1))
-        .await
-        .unwrap();
+    for topic in ["orders", "billed"] {
+        let spec = TopicSpec::new(name(topic)).partitions(1);
+        events.declare(spec).await.unwrap();
+    }
     events
         .append(append(0, batch(&["one".into()])))
         .await
         .unwrap();
     let mut stopped = Process::start("member", directory.path());
     stopped.hears("took it");
-    stopped.send(Signal::STOP);
-    // Another member gets the partition and the message.
+    stopped.stop();
+    // Another member gets the partition and the message, and the lost attempt counts.
     let mut consumer = events.join(short_lease()).await.unwrap();
-    let receipt = soon(first_receipt(&mut consumer)).await;
-    let settled = owner.commit(vec![Unit::settle(receipt, Verdict::Done)]);
-    assert!(matches!(settled.await[..], [Outcome::Applied(_)]));
+    let one = soon(first(&mut consumer)).await;
+    assert_eq!(one.attempt, 2);
+    let settled = bill(&owner, one.receipt, "by the other one").await;
+    assert!(matches!(settled, Outcome::Applied(_)));
     // It wakes up and goes on as if nothing had happened.
     stopped.tell("settle");
     stopped.send(Signal::CONT);
@@ -475,8 +504,75 @@ async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle()
     stopped.hears("lost it");
     consumer.control.leave();
     stopped.hears("has one again");
+    // It works on, and nothing was done twice.
+    events
+        .append(append(0, batch(&["two".into()])))
+        .await
+        .unwrap();
+    let line = stopped.hears("then settling gave");
+    assert!(line.contains("gave Applied"), "{line}");
+    let effects = all_of(&events, "billed", 0).await;
+    assert_eq!(effects, ["by the other one", "by who was stopped"]);
     let group = events.group(name("billing"), name("orders")).await.unwrap();
     assert_eq!(group.lag(), 0);
+}
+
+/// As long as it lives nobody takes its place: a write of its own could be under way.
+#[tokio::test]
+async fn an_owner_that_is_stopped_is_waited_for_and_followed_only_when_it_is_dead() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = Process::start("owner", directory.path());
+    let mut options = ShareOptions::default();
+    options.client.silence = Duration::from_millis(500);
+    options.client.hello_within = Duration::from_millis(300);
+    let guest = soon(Shared::open(directory.path(), options)).await.unwrap();
+    let events = lane(&guest);
+    for topic in ["orders", "billed"] {
+        let spec = TopicSpec::new(name(topic)).partitions(1);
+        events.declare(spec).await.unwrap();
+    }
+    events
+        .append(append(0, batch(&["one".into()])))
+        .await
+        .unwrap();
+    let mut consumer = events.join(short_lease()).await.unwrap();
+    let before = soon(first(&mut consumer)).await;
+
+    owner.stop();
+    let two = tokio::spawn(events.append(append(0, batch(&["two".into()]))));
+    let mut health = guest.health();
+    // It says why, who has the directory, and what to look at.
+    let words = [
+        "was silent",
+        "belongs to process",
+        "see whether it is stopped",
+    ];
+    let says = |health: &Health| matches!(health, Health::Down(why) if words.iter().all(|word| why.contains(word)));
+    soon(health.wait_for(says)).await.unwrap();
+    assert_eq!(*guest.role().borrow(), Role::Between);
+    assert!(!two.is_finished());
+
+    owner.send(Signal::CONT);
+    assert!(!soon(two).await.unwrap().unwrap().duplicate);
+    is(&guest, visits).await;
+    let mut attempts = Vec::new();
+    for _ in 0..2 {
+        let next = soon(first(&mut consumer)).await;
+        let text = String::from_utf8(next.message.record().body().to_vec()).unwrap();
+        let settled = bill(&guest, next.receipt, &text).await;
+        assert!(matches!(settled, Outcome::Applied(_)), "{settled:?}");
+        attempts.push((text, next.attempt));
+    }
+    attempts.sort();
+    assert_eq!(attempts, [("one".to_owned(), 2), ("two".to_owned(), 1)]);
+    let late = bill(&guest, before.receipt, "too late").await;
+    assert!(matches!(late, Outcome::Fenced), "{late:?}");
+
+    owner.stop();
+    owner.send(Signal::KILL);
+    is(&guest, owns).await;
+    assert_eq!(all(&events, 0).await, ["one", "two"]);
+    assert_eq!(all_of(&events, "billed", 0).await.len(), 2);
 }
 
 #[tokio::test]
@@ -496,7 +592,7 @@ async fn a_member_that_is_killed_makes_room_at_once() {
     killed.hears("took it");
     let mut consumer = events.join(short_lease()).await.unwrap();
     killed.send(Signal::KILL);
-    let receipt = soon(first_receipt(&mut consumer)).await;
+    let receipt = soon(first(&mut consumer)).await.receipt;
     assert!(matches!(
         owner
             .commit(vec![Unit::settle(receipt, Verdict::Done)])

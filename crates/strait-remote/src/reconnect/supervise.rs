@@ -70,7 +70,11 @@ async fn connect_again(core: &Core, connect: &dyn Connect, why: &Arc<str>) -> Co
         match connect.connect().await {
             Ok(connected) => return connected,
             Err(error) => {
-                let text = format!("{why}; attempt {attempt} to connect again: {error}");
+                let advice = error.advice().map(|next| format!("; next: {next}"));
+                let text = format!(
+                    "{why}; attempt {attempt} to connect again: {error}{}",
+                    advice.unwrap_or_default()
+                );
                 let away = away(why, attempt, Some(&error));
                 core.turn(Phase::Away(Arc::new(away)), Health::Down(text.into()));
                 if !error.may_retry() {
