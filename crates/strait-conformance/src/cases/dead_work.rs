@@ -106,7 +106,7 @@ pub(super) async fn redrive_with(
     lab.events.redrive(redrive).await
 }
 
-async fn remove(
+pub(super) async fn remove(
     lab: &Lab,
     spec: &GroupSpec,
     filter: DeadFilter,

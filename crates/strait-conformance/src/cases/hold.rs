@@ -8,6 +8,7 @@ use strait_core::events::{
 };
 use strait_core::{Unit, Verdict};
 
+use super::dead_work::remove;
 use super::{Case, Need, case};
 use crate::fault::Check;
 use crate::lab::{Ending, Lab, QUIET, body, key, retry};
@@ -19,6 +20,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("hold_key_not_without_it", not_without_it),
         case("hold_key_redriven_first", redriven_first),
         case("hold_key_later_appends", later_appends),
+        case("hold_key_removed_goes_on", removed_goes_on),
+        case("hold_key_removed_survives_reopen", removed_survives_reopen).reopens(),
+        case("hold_key_removed_one_of_two", removed_one_of_two),
         case("hold_key_in_one_unit", in_one_unit),
         case("hold_key_none", without_a_key),
         case("hold_key_dies_again", dies_again),
@@ -130,6 +134,57 @@ async fn later_appends(lab: Lab) -> Check {
     member.quiet(QUIET).await?;
     redrive(&lab, &spec, None).await?;
     check_eq!(member.drain(5).await?, ["1", "2", "3", "4", "5"], "the key");
+    Ok(())
+}
+
+/// Removed, the dead letter lets go of its key, which goes on without it; a dry run lets go of nothing.
+async fn removed_goes_on(lab: Lab) -> Check {
+    let (spec, mut member) = one_dead(&lab).await?;
+    check_eq!(member.drain(2).await?, ["x", "y"], "what flows");
+    remove(&lab, &spec, DeadFilter::default(), true).await?;
+    member.quiet(QUIET).await?;
+    let removed = remove(&lab, &spec, DeadFilter::default(), false).await?;
+    check_eq!(removed, 1, "removed");
+    check_eq!(member.drain(2).await?, ["2", "3"], "the key");
+    let info = lab.group(&spec).await?;
+    check_eq!((info.lag(), info.dead), (0, 0), "lag and dead letters");
+    check_eq!(held(&info), 0, "held keys");
+    Ok(())
+}
+
+/// The key is let go for good: it goes on after a reopen too.
+async fn removed_survives_reopen(mut lab: Lab) -> Check {
+    let (spec, mut member) = one_dead(&lab).await?;
+    check_eq!(member.drain(2).await?, ["x", "y"], "what flows");
+    drop(member);
+    remove(&lab, &spec, DeadFilter::default(), false).await?;
+    lab.reopen().await?;
+    check_eq!(held(&lab.group(&spec).await?), 0, "held keys");
+    let mut next = lab.consume_as(&spec).await?;
+    check_eq!(next.drain(2).await?, ["2", "3"], "the key");
+    Ok(())
+}
+
+/// Of two dead letters of a key, which died in one unit, each holds it: it goes on when both are removed.
+async fn removed_one_of_two(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["ada=1", "ada=2"]).await?;
+    let spec = spec(&lab, &topic)?;
+    let mut member = lab.consume_as(&spec).await?;
+    let both = member.take(2).await?;
+    lab.apply(Unit {
+        settle: both.into_iter().map(|d| (d.receipt, dead())).collect(),
+        ..Unit::default()
+    })
+    .await?;
+    lab.put(&topic, 0, &["ada=3", "bob=x"]).await?;
+    check_eq!(member.drain(1).await?, ["x"], "what flows");
+    for letter in lab.dead(&spec).await? {
+        member.quiet(QUIET).await?;
+        remove(&lab, &spec, DeadFilter::numbers([letter.number]), false).await?;
+    }
+    check_eq!(member.drain(1).await?, ["3"], "the key");
+    check_eq!(held(&lab.group(&spec).await?), 0, "held keys");
     Ok(())
 }
 

@@ -1,12 +1,13 @@
 //! Mutants of what operators do to groups, of what follows a dead letter, and of why a partition stands.
 
-use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 
 use strait_core::events::{
-    AfterDead, GroupChange, GroupInfo, GroupSpec, Override, Seek, Standing, Start, StuckOn, Waits,
-    Whereabouts,
+    AfterDead, DeadFilter, GroupChange, GroupInfo, GroupSpec, Override, RemoveDead, Seek, Standing,
+    Start, StuckOn, Waits, Whereabouts,
 };
-use strait_core::{Consumer, Fut, Name, Position, Result};
+use strait_core::{Arrival, Consumer, Control, Fut, Name, Position, Result};
 
 use crate::bent::{Bend, True};
 use crate::mutants::Mutant;
@@ -137,6 +138,41 @@ impl Bend for HoldsEveryKey {
     fn join(&self, to: &True, mut spec: GroupSpec) -> Fut<Result<Consumer>> {
         spec.after_dead = AfterDead::HoldKey;
         to.events.join(spec)
+    }
+}
+
+/// Lets no key go whose dead letter is removed: what comes after the removal stays where no member sees it.
+#[derive(Debug, Default)]
+struct HoldsForEver {
+    removed: AtomicBool,
+    kept: Mutex<Vec<Arrival>>,
+}
+
+impl Bend for HoldsForEver {
+    fn remove(&self, remove: RemoveDead) -> RemoveDead {
+        self.removed.fetch_or(!remove.dry_run, Ordering::SeqCst);
+        remove
+    }
+    fn arrival(&self, _control: &Arc<dyn Control>, arrival: Arrival) -> Vec<Arrival> {
+        if !self.removed.load(Ordering::SeqCst) {
+            return vec![arrival];
+        }
+        self.kept.lock().expect("no panic").push(arrival);
+        Vec::new()
+    }
+}
+
+/// Lets keys go when a removal of their dead letters is only tried.
+#[derive(Debug)]
+struct LetsGoTooEarly;
+
+impl Bend for LetsGoTooEarly {
+    fn remove(&self, remove: RemoveDead) -> RemoveDead {
+        RemoveDead {
+            dry_run: false,
+            filter: DeadFilter::default(),
+            ..remove
+        }
     }
 }
 
@@ -316,6 +352,22 @@ pub(crate) fn mutants() -> Vec<Mutant> {
             "holds_every_key",
             Arc::new(HoldsEveryKey),
             &[("hold_key_not_without_it", "nothing more")],
+        ),
+        (
+            "holds_a_key_for_ever",
+            Arc::new(HoldsForEver::default()),
+            &[(
+                "hold_key_removed_goes_on",
+                "2 deliveries wanted, got []: the consumer yields nothing more",
+            )],
+        ),
+        (
+            "lets_keys_go_too_early",
+            Arc::new(LetsGoTooEarly),
+            &[
+                ("hold_key_removed_goes_on", "`2` was delivered"),
+                ("hold_key_removed_one_of_two", "`3` was delivered"),
+            ],
         ),
         (
             "waits_for_nothing",
