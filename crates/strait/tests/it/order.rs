@@ -3,7 +3,11 @@
 use std::collections::HashMap;
 use std::time::Duration;
 
-use strait::{Attempt, Backoff, Batch, Handled, Order as KeyOrder, Out, State, Topic};
+use strait::core::events::{DeadFilter, GroupInfo};
+use strait::{
+    AfterDead, Attempt, Backoff, Batch, Consume, Failure, Group, Handled, Order as KeyOrder, Out,
+    State, Strait, Topic,
+};
 
 use crate::support::*;
 
@@ -293,4 +297,84 @@ async fn a_busy_key_fills_its_batches() {
     assert_eq!(by_customer(&done)["ada"], expected);
     let sizes = batches.all();
     assert!(sizes.len() < 40, "{} batches: {sizes:?}", sizes.len());
+}
+
+/// Gives up the orders that are a multiple of ten, notes the others.
+async fn all_but_tens(placed: Order, done: State<Log<Order>>) -> Handled {
+    if placed.number.is_multiple_of(10) {
+        return Err(Failure::dead("cannot be booked"));
+    }
+    done.push(placed);
+    Ok(())
+}
+
+/// A consumer whose dead letters hold their keys.
+fn holding(group: &Group<Order>) -> Consume {
+    group.each(all_but_tens).after_dead(AfterDead::HoldKey)
+}
+
+fn held_keys(info: &GroupInfo) -> u64 {
+    info.shards.iter().map(|shard| shard.held_keys).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_holds_its_key_until_it_is_mended_or_removed() {
+    let strait = memory();
+    let orders = orders(&strait, 1).await;
+    let group = orders.group("booking");
+    let done = Log::new();
+    let app = strait.app().state(done.clone()).serve(holding(&group));
+    let mut app = app.start().await.unwrap();
+    place(&orders, "ada", 10..=12).await;
+    place(&orders, "bob", 20..=22).await;
+    place(&orders, "cyd", 31..=32).await;
+    let info = until(&group, |info| info.dead == 2 && info.lag() == 4).await;
+    assert_eq!(held_keys(&info), 2);
+    assert_eq!(done.all(), [order("cyd", 31), order("cyd", 32)]);
+
+    let dead = group.dead_letters();
+    let letters = dead.list().await.unwrap();
+    let of = |customer: &str| {
+        let is_of = |letter: &&_| dead.decode(letter).unwrap().customer == customer;
+        letters.iter().find(is_of).unwrap().number
+    };
+    dead.edit(of("ada"), &order("ada", 1)).await.unwrap();
+    dead.redrive([of("ada")]).await.unwrap();
+    let removed = dead.remove(DeadFilter::numbers([of("bob")])).await.unwrap();
+    assert_eq!(removed, 1);
+    let info = settled(&group).await;
+    app.stop().await.unwrap();
+    assert_eq!((info.dead, held_keys(&info)), (0, 0));
+    let handled = by_customer(&done);
+    assert_eq!(handled["ada"], [1, 11, 12], "the mended one comes first");
+    assert_eq!(handled["bob"], [21, 22], "it goes on without it");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_dead_letter_goes_at_its_age_and_its_key_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("strait.toml");
+    let text = "url = \"memory:\"\n[engine]\nretention_every = \"10ms\"\n";
+    std::fs::write(&file, text).unwrap();
+    let strait = Strait::open(file.to_str().unwrap()).await.unwrap();
+    let orders = orders(&strait, 1).await;
+    let (aged, kept) = (orders.group("aged"), orders.group("kept"));
+    let done = Log::<Order>::new();
+    let mut app = strait
+        .app()
+        .state(done.clone())
+        .serve(holding(&aged).dead_age(Duration::from_millis(1)))
+        .serve(holding(&kept).dead_age(Duration::from_secs(3_600)))
+        .start()
+        .await
+        .unwrap();
+    place(&orders, "ada", 10..=12).await;
+    // Those of the first group: the second holds them.
+    assert_eq!(done.wait(2).await, [order("ada", 11), order("ada", 12)]);
+    let gone = settled(&aged).await;
+    let there = until(&kept, |info| info.dead == 1 && info.lag() == 2).await;
+    app.stop().await.unwrap();
+    assert_eq!((gone.dead, held_keys(&gone)), (0, 0));
+    assert_eq!(held_keys(&there), 1);
+    assert_eq!(done.len(), 2);
 }
