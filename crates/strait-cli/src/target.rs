@@ -103,17 +103,19 @@ impl Target {
     ) -> Outcome<Vec<GroupInfo>> {
         let mut all = self.events.groups().await?;
         let near = nearest(name, all.iter().map(|group| &*group.group)).map(str::to_owned);
-        all.retain(|info| info.group == *name && topic.is_none_or(|topic| info.topic == *topic));
+        all.retain(|info| info.group == *name);
         if all.is_empty() {
-            let near = near.as_deref().filter(|near| *near != &**name);
             let next = "strait group ls";
-            let mut error = not_there("group", name, near, codes::NO_SUCH_GROUP, next);
-            if let Some(topic) = topic {
-                error = error.with("topic", topic);
-            }
+            let error = not_there("group", name, near.as_deref(), codes::NO_SUCH_GROUP, next);
             return Err(error.into());
         }
-        Ok(all)
+        let Some(topic) = topic else {
+            return Ok(all);
+        };
+        match all.iter().position(|info| info.topic == *topic) {
+            Some(found) => Ok(vec![all.swap_remove(found)]),
+            None => Err(reads_others(name, topic, &all).into()),
+        }
     }
 
     /// The group on its only topic, or on the one that was named.
@@ -128,6 +130,18 @@ impl Target {
         }
         Ok(found.remove(0))
     }
+}
+
+/// The group exists, and not on this topic.
+fn reads_others(group: &Name, topic: &Name, on: &[GroupInfo]) -> Error {
+    let topics: Vec<&str> = on.iter().map(|info| &*info.topic).collect();
+    let text = format!(
+        "group `{group}` does not read `{topic}`: it reads {}",
+        topics.join(", ")
+    );
+    Error::new(Kind::NotFound, text)
+        .code(codes::NO_SUCH_GROUP)
+        .next(format!("strait group show {group}"))
 }
 
 /// A command that looks at a directory does not make it.

@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use jiff::civil;
+use strait::core::events::PAUSE_REASON;
 use strait::core::{Storage, Timestamp};
 
 /// Reads a duration such as `500ms`, `30s`, `1h30m`, `7d`; units are ms, s, m, h, d, w.
@@ -104,6 +105,17 @@ pub(crate) fn duration(length: Duration) -> String {
         120..=7199 => format!("{:.0} min", seconds / 60.0),
         7200..=172_799 => format!("{:.0} h", seconds / 3600.0),
         _ => format!("{:.0} d", seconds / 86_400.0),
+    }
+}
+
+/// The reason of what is done by hand: whoever finds it must know why.
+pub(crate) fn parse_reason(text: &str) -> Result<String, String> {
+    match text.len() {
+        _ if text.trim().is_empty() => Err("it is empty: say in a sentence why".to_owned()),
+        long if long > PAUSE_REASON => Err(format!(
+            "it has {long} bytes: at most {PAUSE_REASON} are kept"
+        )),
+        _ => Ok(text.to_owned()),
     }
 }
 

@@ -22,7 +22,8 @@ pub use dead::{
     Redrive, Redriven, RemoveDead, SetAside, UndoRedrive, Undone,
 };
 pub use groups::{
-    AfterDead, GroupChange, GroupRules, Override, Overrides, Pause, Stuck, StuckOn, Waits,
+    AfterDead, GroupChange, GroupRules, Override, Overrides, PAUSE_REASON, Pause, Stuck, StuckOn,
+    Waits,
 };
 
 pub use whereabouts::{Standing, Stored, Whereabouts};

@@ -606,5 +606,9 @@ fn compacted(topic: &Name, shard: u32, offset: u64) -> Error {
 
 fn no_such_offset(topic: &Name, shard: u32, offset: u64, end: u64) -> Error {
     let text = format!("partition {shard} of `{topic}` has no offset {offset}: it ends at {end}");
-    Error::new(Kind::NotFound, text).with("topic", topic)
+    Error::new(Kind::NotFound, text)
+        .with("topic", topic)
+        .next(format!(
+            "`strait topic show {topic}` says where its partitions begin and end"
+        ))
 }

@@ -120,7 +120,7 @@ fn file_info(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<FileInfo> {
     Ok(info(file.len()?, format))
 }
 
-fn kind_of(name: &str) -> &'static str {
+pub(crate) fn kind_of(name: &str) -> &'static str {
     match name {
         "IDENTITY" => "identity",
         MANIFEST => "manifest",

@@ -327,11 +327,12 @@ pub(crate) fn io_error(dir: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied => Kind::Denied,
         io::ErrorKind::Unsupported => Kind::Unsupported,
         io::ErrorKind::NotADirectory => Kind::Config,
+        io::ErrorKind::NotFound => Kind::NotFound,
         _ => Kind::Unexpected,
     };
     Error::new(
         kind,
-        format!("cannot open the data directory {}: {error}", dir.display()),
+        format!("cannot open the directory {}: {error}", dir.display()),
     )
     .caused_by(error)
     .next("choose another directory, or give this user the right to write there")

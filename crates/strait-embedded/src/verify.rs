@@ -8,6 +8,7 @@ use crate::disk::cleaned;
 use crate::disk::verify::identity_of;
 use crate::disk::{self, Disk, Open, OpenError, RealDisk};
 use crate::index;
+use crate::inspect::kind_of;
 use crate::open::{io_error, lock_error};
 
 /// What [`verify`] found.
@@ -67,6 +68,19 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
         let text = format!("{} cannot be read: {error}", dir.display());
         Error::new(Kind::Unexpected, text).caused_by(error)
     };
+    let listed = |error| failed(OpenError::io("list", "the data directory", error));
+    if !disk
+        .list()
+        .map_err(listed)?
+        .iter()
+        .any(|name| is_ours(name))
+    {
+        let text = format!(
+            "{} is no data directory: there is no log in it",
+            dir.display()
+        );
+        return Err(Error::new(Kind::NotFound, text).next("name a data directory of strait"));
+    }
     let found = disk::verify(&disk).map_err(failed)?;
     let mut report = Report {
         segments: found.segments,
@@ -82,7 +96,6 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
         damage: found.faults.into_iter().map(Damage::from).collect(),
     };
     if let Some(identity) = identity_of(&disk, &mut Vec::new()).map_err(failed)? {
-        let listed = |error| failed(OpenError::io("list", "the data directory", error));
         check_indexes(&disk, identity, &mut report).map_err(listed)?;
         for id in cleaned::list(&disk).map_err(listed)? {
             report.cleaned += 1;
@@ -92,6 +105,14 @@ pub fn verify(dir: impl AsRef<Path>) -> Result<Report> {
         }
     }
     Ok(report)
+}
+
+/// Whether a file shows that its directory is one of strait's.
+fn is_ours(name: &str) -> bool {
+    matches!(
+        kind_of(name),
+        "identity" | "manifest" | "segment" | "checkpoint"
+    )
 }
 
 fn check_indexes(disk: &dyn Disk, identity: u128, report: &mut Report) -> std::io::Result<()> {

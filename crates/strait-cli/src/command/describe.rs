@@ -265,6 +265,7 @@ async fn of_offset(
             "it is not written yet: the partition ends at {}",
             place.end
         ));
+        return Ok(found);
     } else {
         found
             .fact_of_record(topic, partition, position, target)

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use serde::Serialize;
-use strait::core::Name;
-use strait::core::events::{GroupInfo, ShardInfo};
+use strait::core::events::{GroupInfo, MemberInfo, ShardInfo};
+use strait::core::{Error, Kind, Name};
 
 use super::{Ctx, skip};
 use crate::confirm::{DryRun, agreed};
@@ -263,6 +263,11 @@ async fn carry_out(command: GroupCommand, target: &Target, ctx: &Ctx) -> Outcome
         GroupCommand::Alter(args) => steer::alter(args, target, ctx).await,
         GroupCommand::Rm { group, topic, dry } => {
             let found = target.groups_named(&group, topic.as_ref()).await?;
+            for info in &found {
+                let next =
+                    format!("stop them first: `strait group show {group}` says what they have");
+                refuse_live(info, "it is not deleted", &next)?;
+            }
             let steps: Vec<String> = found.iter().map(removal).collect();
             if agreed(&steps.join(", and "), dry, &ctx.global, &ctx.out)? {
                 for info in found {
@@ -278,6 +283,30 @@ async fn carry_out(command: GroupCommand, target: &Target, ctx: &Ctx) -> Outcome
             Ok(())
         }
     }
+}
+
+/// Names of the live members.
+fn names(info: &GroupInfo) -> Vec<String> {
+    let name = |member: &MemberInfo| shown(member.name.as_bytes());
+    info.members.iter().map(name).collect()
+}
+
+/// Refuses what the engine would refuse, before a plan of it is shown.
+fn refuse_live(info: &GroupInfo, what: &str, next: &str) -> Outcome {
+    let names = names(info);
+    let members = match names.len() {
+        0 => return Ok(()),
+        1 => "1 live member".to_owned(),
+        n => format!("{n} live members"),
+    };
+    let text = format!(
+        "group `{}` on `{}` has {members}: {what}",
+        info.group, info.topic
+    );
+    Err(Error::new(Kind::Conflict, text)
+        .with("members", names.join(", "))
+        .next(next)
+        .into())
 }
 
 fn removal(info: &GroupInfo) -> String {

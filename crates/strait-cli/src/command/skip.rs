@@ -9,9 +9,9 @@ use strait::core::{Name, Position};
 
 use super::Ctx;
 use crate::confirm::{DryRun, agreed};
-use crate::fail::{Failure, Outcome};
+use crate::fail::Outcome;
 use crate::target::Target;
-use crate::text::{cut, shown};
+use crate::text::{cut, parse_reason, shown};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -27,7 +27,7 @@ pub(crate) struct SkipArgs {
     /// The message's offset in it
     offset: u64,
     /// Why: the reason of the dead letter
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
     /// Also while a member has it: what it does with it, and with what came together with it, counts no more
     #[arg(long)]
@@ -37,11 +37,6 @@ pub(crate) struct SkipArgs {
 }
 
 pub(super) async fn skip(args: SkipArgs, target: &Target, ctx: &Ctx) -> Outcome {
-    if args.reason.trim().is_empty() {
-        return Err(Failure::usage(
-            "--reason is empty: say why, for whoever finds the dead letter",
-        ));
-    }
     let info = target.group(&args.group, Some(&args.topic)).await?;
     let aside = SetAside {
         group: info.group.clone(),

@@ -408,14 +408,11 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
     }
     let mut steps = Vec::new();
     if let Some(partitions) = change.partitions {
-        if partitions as usize <= now.partitions.len() {
-            return Err(Failure::usage(format!(
-                "`{}` has {} partitions, they can only become more",
-                args.topic,
-                now.partitions.len()
-            )));
-        }
-        steps.push(more_partitions(&now, partitions));
+        steps.push(more_partitions(
+            &now,
+            partitions,
+            target.events.caps().max_partitions,
+        )?);
     }
     if let Some(retention) = change.retention {
         let mut after = now.clone();
@@ -453,8 +450,20 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
 }
 
 /// What more partitions mean: how many keys move, and what becomes of their order.
-fn more_partitions(now: &TopicInfo, partitions: u32) -> String {
+fn more_partitions(now: &TopicInfo, partitions: u32, most: u32) -> Outcome<String> {
     let before = now.partitions.len();
+    if partitions as usize <= before {
+        return Err(Failure::usage(format!(
+            "`{}` has {before} partitions, they can only become more",
+            now.name
+        )));
+    }
+    if partitions > most {
+        return Err(Failure::usage(format!(
+            "{partitions} partitions of `{}` are too many: at most {most}",
+            now.name
+        )));
+    }
     // Keys go by their hash modulo the number of partitions: those stay that fall on the same one of both.
     let (a, b) = (before as u64, u64::from(partitions));
     let period = a / gcd(a, b.max(1)) * b;
@@ -469,7 +478,7 @@ fn more_partitions(now: &TopicInfo, partitions: u32) -> String {
     if now.key_versions {
         text.push_str("; versions of keys go on");
     }
-    text
+    Ok(text)
 }
 
 fn gcd(a: u64, b: u64) -> u64 {

@@ -250,13 +250,19 @@ fn a_backup_is_taken_of_a_directory_in_use_and_restored() {
     assert!(stderr.contains("is_backup"), "{stderr}");
 }
 
-/// A plan is shown only of what would be done.
+/// A plan is shown only of what would be done: refused is the same, in the same words.
 #[test]
 fn a_dry_run_refuses_what_would_be_refused() {
     let dir = Dir::new();
     dir.ok(&["produce", "orders", "--partitions", "1"], "one\ntwo\n");
     dir.ok(&["consume", "orders", "-g", "billing", "-e"], "");
     dir.ok(&["topic", "create", "accounts", "--key-versions"], "");
+    dir.ok(&["backup", "monday"], "");
+    let file = dir.root.path().join("file");
+    std::fs::write(&file, "in the way").unwrap();
+    let mut live = dir.start(&["consume", "orders", "-g", "live"]);
+    live.wait_for("one");
+    let long = "x".repeat(1_001);
     let before = dir.ok(&["group", "ls"], "");
     for (args, code) in [
         (
@@ -274,28 +280,88 @@ fn a_dry_run_refuses_what_would_be_refused() {
         (&["group", "alter", "billing", "--gap", "0"], 2),
         (&["group", "alter", "billing", "--max-attempts", "0"], 2),
         (&["topic", "alter", "accounts", "--compact"], 2),
+        (
+            &[
+                "group", "skip", "billing", "orders", "7", "0", "--reason", "no",
+            ],
+            1,
+        ),
+        (
+            &[
+                "group", "skip", "billing", "orders", "0", "0", "--reason", " ",
+            ],
+            2,
+        ),
+        (
+            &[
+                "group", "skip", "billing", "accounts", "0", "0", "--reason", "no",
+            ],
+            4,
+        ),
+        (&["group", "pause", "billing", "--reason", ""], 2),
+        (&["group", "pause", "billing", "--reason", &long], 2),
+        (&["group", "pause", "bilking", "--reason", "no"], 4),
+        (&["group", "seek", "live", "--to", "start"], 5),
+        (&["group", "seek", "billing", "--to", "start", "-p", "7"], 2),
+        (&["group", "rm", "live"], 5),
+        (&["group", "rm", "billing", "--topic", "accounts"], 4),
         (&["topic", "alter", "accounts", "--partitions", "1"], 2),
+        (&["topic", "alter", "accounts", "--partitions", "10001"], 2),
+        (&["topic", "rm", "order"], 4),
+        (&["dlq", "rm", "billing", "3"], 4),
+        (&["dlq", "redrive", "billing", "3"], 4),
+        (&["dlq", "redrive", "billing"], 2),
+        (&["dlq", "undo", "billing", "1"], 4),
+        (&["dlq", "edit", "billing", "3", "--body", "x"], 4),
+        (&["restore", "sunday", "again"], 4),
+        (&["restore", "file", "again"], 2),
+        (&["restore", "strait-data", "again"], 1),
+        (&["restore", "monday", "file"], 2),
+        (&["restore", "monday", "file/again"], 2),
+        (&["restore", "monday", "monday"], 5),
+        (&["upgrade", "file"], 2),
     ] {
-        let args = [args, &["--dry-run"]].concat();
-        let refused = dir.run(&args, "");
-        let stderr = String::from_utf8_lossy(&refused.stderr);
-        assert_eq!(refused.status.code(), Some(code), "{args:?}: {stderr}");
+        let refusal = |how: &str| {
+            let refused = dir.run(&[args, &[how]].concat(), "");
+            let stderr = String::from_utf8(refused.stderr).unwrap();
+            assert_eq!(
+                refused.status.code(),
+                Some(code),
+                "{args:?} {how}: {stderr}"
+            );
+            // clap repeats the options that were given.
+            stderr.replace(how, "")
+        };
+        assert_eq!(refusal("--dry-run"), refusal("--yes"), "{args:?}");
     }
     assert_eq!(dir.ok(&["group", "ls"], ""), before);
+    assert!(!dir.root.path().join("again").exists());
 }
 
-/// `strait dev`, until it is stopped.
-struct Dev {
+#[test]
+fn what_is_no_data_directory_has_nothing_to_verify() {
+    let dir = Dir::new();
+    let empty = dir.root.path().join("empty");
+    std::fs::create_dir(&empty).unwrap();
+    std::fs::write(empty.join("notes.txt"), "of somebody else").unwrap();
+    let refused = dir.run(&["verify", empty.to_str().unwrap()], "");
+    let stderr = String::from_utf8_lossy(&refused.stderr);
+    assert_eq!(refused.status.code(), Some(4), "{stderr}");
+    assert!(stderr.contains("there is no log in it"), "{stderr}");
+}
+
+/// A command that goes on until it is stopped.
+struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
 }
 
-impl Dev {
+impl Running {
     /// Waits for a line that holds this.
     fn wait_for(&mut self, wanted: &str) {
         let mut lines = self.lines.by_ref().map(Result::unwrap);
         let found = lines.any(|line| line.contains(wanted));
-        assert!(found, "dev ended without `{wanted}`");
+        assert!(found, "it ended without `{wanted}`");
     }
 
     /// Ctrl-C.
@@ -306,7 +372,7 @@ impl Dev {
     }
 }
 
-impl Drop for Dev {
+impl Drop for Running {
     /// A test that fails leaves nothing running.
     fn drop(&mut self) {
         let _ = self.child.kill();
@@ -371,10 +437,16 @@ impl Dir {
         child.wait_with_output().unwrap()
     }
 
-    /// Starts `strait dev` on the data directory, and waits until it shows the topics.
-    fn dev(&self, args: &[&str]) -> Dev {
+    /// Starts `strait dev` on the data directory, and waits until it is open.
+    fn dev(&self, args: &[&str]) -> Running {
+        let mut dev = self.start(&[&["dev"], args].concat());
+        // Its first line: any other may be one that the test waits for.
+        dev.wait_for("strait dev: data");
+        dev
+    }
+
+    fn start(&self, args: &[&str]) -> Running {
         let mut child = Command::new(env!("CARGO_BIN_EXE_strait"))
-            .arg("dev")
             .args(args)
             .current_dir(self.root.path())
             .env_remove("STRAIT_URL")
@@ -383,9 +455,7 @@ impl Dir {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        let mut dev = Dev { child, lines };
-        dev.wait_for("orders");
-        dev
+        Running { child, lines }
     }
 
     /// Runs what must succeed; gives its stdout.

@@ -53,6 +53,9 @@ impl<T> Override<T> {
     }
 }
 
+/// Longest reason of a pause, in bytes.
+pub const PAUSE_REASON: usize = 1000;
+
 /// An operator's change of a group. What it sets is durable and holds over restarts and over what members declare.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct GroupChange {
@@ -65,8 +68,8 @@ pub struct GroupChange {
     /// What follows a dead letter. [`AfterDead::Continue`] lets go of the keys that are held. [`AfterDead::HoldKey`] is
     /// `Rejected` unless members declare it: they have to hold back what they have of the key.
     pub after_dead: Override<AfterDead>,
-    /// `Set` pauses the group, with the reason; `Lift` resumes it. Pausing a paused group keeps the time since when, and
-    /// takes the new reason.
+    /// `Set` pauses the group, with the reason, of 1 to [`PAUSE_REASON`] bytes; `Lift` resumes it. Pausing a paused group
+    /// keeps the time since when, and takes the new reason.
     pub pause: Override<Arc<str>>,
 }
 

@@ -4,6 +4,7 @@ use std::io::{self, IoSlice};
 use std::path::Path;
 
 use crc_fast::{CrcAlgorithm, Digest};
+use rustix::fs::Access;
 use strait_core::{Error, Result, Timestamp};
 
 use super::manifest::{Entry, Manifest, bad};
@@ -50,18 +51,15 @@ pub struct Restored {
 pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>, dry_run: bool) -> Result<Restored> {
     let (backup, dir) = (backup.as_ref(), dir.as_ref());
     let from = RealDisk::open_read_only(backup).map_err(|error| io_error(backup, error))?;
-    let restored = if dry_run {
-        let unused = match RealDisk::open_read_only(dir) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            found => found
-                .map_err(|error| io_error(dir, error))
-                .and_then(|to| refuse_used(&to, "a backup")),
-        };
-        unused.and_then(|()| restore_from(&from, None))
-    } else {
+    // Before a directory is made for what is no backup.
+    let restored = read_manifest(&from).and_then(|manifest| {
+        if dry_run {
+            check_place(dir)?;
+            return restore_files(&from, None, &manifest);
+        }
         let to = RealDisk::open(dir).map_err(|error| io_error(dir, error))?;
-        restore_from(&from, Some(&to))
-    };
+        restore_files(&from, Some(&to), &manifest)
+    });
     restored.map_err(|error| {
         error
             .with("backup", backup.display())
@@ -71,7 +69,26 @@ pub fn restore(backup: impl AsRef<Path>, dir: impl AsRef<Path>, dry_run: bool) -
 
 /// Restores from one disk to another; without the other it only checks.
 pub(crate) fn restore_from(from: &dyn Disk, to: Option<&dyn Disk>) -> Result<Restored> {
-    let manifest = read_manifest(from)?;
+    restore_files(from, to, &read_manifest(from)?)
+}
+
+/// Refuses what is no place for a new directory, without making one.
+fn check_place(dir: &Path) -> Result<()> {
+    match RealDisk::open_read_only(dir) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        found => {
+            let to = found.map_err(|error| io_error(dir, error))?;
+            refuse_used(&to, "a backup")?;
+        }
+    }
+    let path = std::path::absolute(dir).map_err(|error| io_error(dir, error))?;
+    let Some(there) = path.ancestors().find(|there| there.exists()) else {
+        return Ok(());
+    };
+    rustix::fs::access(there, Access::WRITE_OK).map_err(|error| io_error(dir, error.into()))
+}
+
+fn restore_files(from: &dyn Disk, to: Option<&dyn Disk>, manifest: &Manifest) -> Result<Restored> {
     if let Some(to) = to {
         refuse_used(to, "a backup")?;
     }
@@ -79,7 +96,7 @@ pub(crate) fn restore_from(from: &dyn Disk, to: Option<&dyn Disk>) -> Result<Res
         .files
         .iter()
         .try_for_each(|entry| copy(from, to, entry))
-        .and_then(|()| to.map_or(Ok(()), |to| finish(to, &manifest)));
+        .and_then(|()| to.map_or(Ok(()), |to| finish(to, manifest)));
     if let (Err(_), Some(to)) = (&done, to) {
         remove_all(to);
     }

@@ -270,8 +270,13 @@ impl Group {
             .with("group", &of.0)
             .with("topic", &of.1);
         Err(match self.dead.letters.iter().rev().find_map(dead) {
-            Some(number) => error.with("dead_letter", number),
-            None => error,
+            Some(number) => error
+                .with("dead_letter", number)
+                .next(format!("`strait dlq show {} {number}` shows it", of.0)),
+            None => error.next(format!(
+                "`strait describe offset/{}/{shard}/{offset}` says where it is",
+                of.1
+            )),
         })
     }
 

@@ -2,7 +2,9 @@
 
 use std::time::Duration;
 
-use strait_core::events::{AfterDead, GroupChange, GroupSpec, Order, Overrides, Pause};
+use strait_core::events::{
+    AfterDead, GroupChange, GroupSpec, Order, Overrides, PAUSE_REASON, Pause,
+};
 use strait_core::{Error, Kind, Name, Position, Result, Timestamp};
 
 use super::topics::millis;
@@ -108,7 +110,11 @@ impl Turn<'_> {
             return Err(no_such_partition(&seek.topic, shard, group.shards.len()));
         }
         if !seek.force {
-            refuse_live(group, "its position is not moved")?;
+            refuse_live(
+                group,
+                "its position is not moved",
+                "stop them first, or force it: they lose the partition and get it again",
+            )?;
         }
         let stream = self.state.stream(StreamId::partition(group.topic, shard));
         let to = to.max(stream.map_or(0, |stream| stream.start));
@@ -181,7 +187,14 @@ impl Turn<'_> {
     pub(super) fn delete_group(&mut self, group: &Name, topic: &Name) -> Result<()> {
         let id = self.group_id(group, topic)?;
         if let Some(group) = self.state.groups.get(&id) {
-            refuse_live(group, "it is not deleted")?;
+            refuse_live(
+                group,
+                "it is not deleted",
+                &format!(
+                    "stop them first: `strait group show {}` says who they are",
+                    group.name
+                ),
+            )?;
         }
         self.record(|turn| turn.emit(&Op::DeleteGroup { id }, None));
         Ok(())
@@ -314,9 +327,6 @@ fn hold_not_declared(group: &Name, topic: &Name) -> Error {
     .next("declare it in the program: `.after_dead(AfterDead::HoldKey)`")
 }
 
-/// Longest reason of a pause, in bytes.
-const PAUSE_REASON: usize = 1000;
-
 fn check_pause(pause: Option<&Pause>, group: &Name) -> Result<()> {
     let fault = match pause.map(|pause| pause.reason.len()) {
         Some(0) => "needs a reason: who finds it paused must know why".to_owned(),
@@ -333,7 +343,7 @@ fn check_pause(pause: Option<&Pause>, group: &Name) -> Result<()> {
     .next("say in a sentence why it is paused"))
 }
 
-fn refuse_live(group: &Group, what: &str) -> Result<()> {
+fn refuse_live(group: &Group, what: &str, next: &str) -> Result<()> {
     if group.members.is_empty() {
         return Ok(());
     }
@@ -341,11 +351,16 @@ fn refuse_live(group: &Group, what: &str) -> Result<()> {
     Err(Error::new(
         Kind::Conflict,
         format!(
-            "the group `{}` has {} live members: {what}",
+            "the group `{}` has {} live {}: {what}",
             group.name,
-            names.len()
+            names.len(),
+            if names.len() == 1 {
+                "member"
+            } else {
+                "members"
+            }
         ),
     )
     .with("members", names.join(", "))
-    .next("stop them first, or force it: they lose the partition and get it again"))
+    .next(next))
 }

@@ -271,6 +271,7 @@ pub(crate) fn no_such_partition(topic: &str, partition: u32, count: usize) -> Er
     )
     .with("topic", topic)
     .with("partition", partition)
+    .next(format!("`strait topic show {topic}` lists them"))
 }
 
 pub(crate) fn no_such_group(group: &str, topic: &str) -> Error {

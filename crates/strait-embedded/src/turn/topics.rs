@@ -62,7 +62,10 @@ impl Turn<'_> {
                     Kind::Rejected,
                     format!("`{name}` has {before} partitions; they can only become more"),
                 )
-                .with("topic", name));
+                .with("topic", name)
+                .next(format!(
+                    "ask for more than {before}, or declare another topic"
+                )));
             }
             settings.partitions = partitions;
         }
@@ -144,7 +147,10 @@ impl Turn<'_> {
             Some(n) if n > most => Err(format!("{n} partitions are too many: at most {most}")),
             _ => Ok(()),
         }
-        .map_err(|fault| Error::new(Kind::Rejected, format!("topic `{name}`: {fault}")))
+        .map_err(|fault: String| {
+            Error::new(Kind::Rejected, format!("topic `{name}`: {fault}"))
+                .next(format!("ask for 1 to {most}"))
+        })
     }
 }
 

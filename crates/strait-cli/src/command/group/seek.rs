@@ -8,12 +8,13 @@ use strait::core::events::{GroupInfo, Seek, ShardInfo, Start};
 use strait::core::{Name, Timestamp};
 
 use super::super::Ctx;
+use super::{names, refuse_live};
 use crate::confirm::{DryRun, agreed};
 use crate::fail::{Failure, Outcome};
 use crate::out::{Column, Row, Shape, number};
 use crate::start::{Place, in_words};
 use crate::target::Target;
-use crate::text::{count, parse_duration, shown};
+use crate::text::{count, parse_duration};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -129,10 +130,17 @@ pub(super) async fn run(args: SeekArgs, target: &Target, ctx: &Ctx) -> Outcome {
             info.shards.len()
         )));
     }
+    if !args.force {
+        refuse_live(
+            &info,
+            "its position is not moved",
+            "stop them first, or say --force: they lose what they hold",
+        )?;
+    }
     if args.dry.dry_run && matches!(ctx.out.shape(), Shape::Json | Shape::Jsonl) {
         return show_plan(&info, rows, ctx);
     }
-    let plan = plan(&args, start, &info, &rows);
+    let plan = plan(start, &info, &rows);
     if !agreed(&plan, args.dry, &ctx.global, &ctx.out)? {
         return Ok(());
     }
@@ -188,13 +196,8 @@ fn show_plan(info: &GroupInfo, moves: Vec<MoveRow>, ctx: &Ctx) -> Outcome {
     ctx.out.object(&plan, "")
 }
 
-fn names(info: &GroupInfo) -> Vec<String> {
-    let name = |member: &strait::core::events::MemberInfo| shown(member.name.as_bytes());
-    info.members.iter().map(name).collect()
-}
-
 /// The plan: what moves, what that means, and who is live.
-fn plan(args: &SeekArgs, start: Start, info: &GroupInfo, rows: &[MoveRow]) -> String {
+fn plan(start: Start, info: &GroupInfo, rows: &[MoveRow]) -> String {
     let again: u64 = rows.iter().map(|row| row.again).sum();
     let over: u64 = rows.iter().map(|row| row.passed_over).sum();
     let mut plan = format!(
@@ -230,13 +233,8 @@ fn plan(args: &SeekArgs, start: Start, info: &GroupInfo, rows: &[MoveRow]) -> St
         ));
     }
     if !info.members.is_empty() {
-        let how = if args.force {
-            "they lose what they hold"
-        } else {
-            "it is refused while they are: stop them, or say --force"
-        };
         plan.push_str(&format!(
-            "\n  live members: {} ({how})",
+            "\n  live members: {} (they lose what they hold)",
             names(info).join(", ")
         ));
     }

@@ -12,7 +12,7 @@ use super::GroupRow;
 use crate::confirm::{DryRun, agreed};
 use crate::fail::{Failure, Outcome};
 use crate::target::Target;
-use crate::text::{count, shown, time};
+use crate::text::{count, parse_reason, shown, time};
 
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
@@ -22,7 +22,7 @@ pub(crate) struct PauseArgs {
     /// The group
     group: Name,
     /// Why, for who finds it paused
-    #[arg(long, value_name = "TEXT")]
+    #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
     /// Only on this topic
     #[arg(long, value_name = "TOPIC")]
