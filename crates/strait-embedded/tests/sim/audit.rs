@@ -296,7 +296,7 @@ impl World {
         let shard = &mut self.groups[group].shards[dead.shard as usize];
         let lost = letter.reason.starts_with("lost in ");
         if let State::Unsure(unit) = shard.state(dead.offset) {
-            self.resolve_unit(unit, !lost);
+            self.resolve_unit(unit, !lost || self.is_failure_of(unit, &letter.reason));
         }
         let aside = |(which, other): &(usize, Dead)| *which == group && other == dead;
         if self.maybe.aside.iter().any(aside) {
@@ -316,6 +316,15 @@ impl World {
             "{place} died by itself: {dead:?}, {msg:?}"
         );
         msg.state = State::Settled;
+    }
+
+    /// True when the unit, if it happened, gave a message back with the failure that `reason` ends with.
+    fn is_failure_of(&self, unit: u64, reason: &str) -> bool {
+        let unit = self.maybe.units.iter().find(|other| other.id == unit);
+        let verdicts = unit.into_iter().flat_map(|unit| &unit.settle);
+        verdicts.into_iter().any(|(_, verdict)| {
+            matches!(verdict, Verdict::Retry { reason: failure, .. } if reason.ends_with(&format!(": {failure}")))
+        })
     }
 
     // ---- after opening ----
