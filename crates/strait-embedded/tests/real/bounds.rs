@@ -378,6 +378,49 @@ fn keyed(keys: std::ops::Range<u32>) -> strait_core::Records {
     batch.build()
 }
 
+/// Appends a message of each key, a thousand in a batch.
+async fn append_keyed(engine: &Embedded, keys: u32) {
+    for first in (0..keys).step_by(1000) {
+        let append = Append {
+            records: keyed(first..first + 1000),
+            ..append_of("in", 0, b"")
+        };
+        events(engine).append(append).await.expect("appended");
+    }
+}
+
+/// A group that keeps the order of keys gets through a million of them, each once.
+#[test]
+fn a_million_keys_go_through_an_ordered_group() {
+    const KEYS: u32 = 1_000_000;
+    let dir = tempfile::tempdir().expect("a directory");
+    block_on(async {
+        let engine = open(&dir.path().join("data")).expect("a directory");
+        declare(&engine, "in", 1).await;
+        append_keyed(&engine, KEYS).await;
+        let spec = GroupSpec::new(name("group"), name("in"));
+        let mut consumer = events(&engine).join(spec).await.expect("a member");
+        let mut next = 0;
+        while next < KEYS {
+            let arrival = consumer.next(5_000, 1 << 20).await.expect("messages");
+            let Arrival::Run(chunk, receipt) = arrival else {
+                continue;
+            };
+            for item in chunk.iter() {
+                let key = format!("customer-{next}");
+                assert_eq!(item.record().key(), Some(key.as_bytes()));
+                next += 1;
+            }
+            let unit = Unit::settle(receipt, Verdict::Done);
+            let outcome = engine.commit(vec![unit]).await.pop();
+            assert!(matches!(outcome, Some(Outcome::Applied(_))), "{outcome:?}");
+        }
+        let info = events(&engine).group(name("group"), name("in")).await;
+        assert_eq!(info.expect("the group").lag(), 0);
+        engine.close(Duration::from_secs(10)).await;
+    });
+}
+
 /// Many parked keys cost little, whatever is said of why; all are there after a reopen, and go on when they are due.
 #[test]
 fn many_parked_keys_are_small_and_come_back() {
@@ -393,13 +436,7 @@ fn many_parked_keys_are_small_and_come_back() {
     block_on(async {
         let engine = open(&dir).expect("a directory");
         declare(&engine, "in", 1).await;
-        for first in (0..KEYS).step_by(1000) {
-            let append = Append {
-                records: keyed(first..first + 1000),
-                ..append_of("in", 0, b"")
-            };
-            events(&engine).append(append).await.expect("appended");
-        }
+        append_keyed(&engine, KEYS).await;
         let before = resident();
         let mut consumer = events(&engine).join(spec()).await.expect("a member");
         let mut left = KEYS;
