@@ -31,15 +31,25 @@ pub(super) fn cases() -> Vec<Case> {
 }
 
 async fn aside(lab: &Lab, spec: &GroupSpec, position: Position, force: bool) -> Result<u64, Error> {
-    let aside = SetAside {
+    aside_with(lab, spec, position, |aside| aside.force = force).await
+}
+
+async fn aside_with(
+    lab: &Lab,
+    spec: &GroupSpec,
+    position: Position,
+    change: impl FnOnce(&mut SetAside),
+) -> Result<u64, Error> {
+    let mut aside = SetAside {
         group: spec.group.clone(),
         topic: spec.topic.clone(),
         partition: 0,
         position,
         reason: "the customer called".into(),
-        force,
+        force: false,
         dry_run: false,
     };
+    change(&mut aside);
     lab.events.set_aside(aside).await
 }
 
@@ -170,16 +180,7 @@ async fn aside_refused(lab: Lab) -> Check {
     let beyond = Position::of_parts(at.parts().0, at.offset() + 1_000);
     let answer = aside(&lab, &spec, beyond, true).await;
     check_refused!(answer, NotFound, "a position past the end");
-    let strange = SetAside {
-        group: spec.group.clone(),
-        topic: spec.topic.clone(),
-        partition: 7,
-        position: at,
-        reason: "no".into(),
-        force: false,
-        dry_run: false,
-    };
-    let answer = lab.events.set_aside(strange).await;
+    let answer = aside_with(&lab, &spec, at, |aside| aside.partition = 7).await;
     check_refused!(answer, Rejected, "a partition that is not there");
     check_eq!(lab.group(&spec).await?.dead, 0, "dead letters");
     Ok(())
@@ -188,16 +189,8 @@ async fn aside_refused(lab: Lab) -> Check {
 /// A dry run says what would be, or why it would not, and changes nothing.
 async fn aside_dry_run(lab: Lab) -> Check {
     let try_it = async |spec: &GroupSpec, position, force| {
-        let aside = SetAside {
-            group: spec.group.clone(),
-            topic: spec.topic.clone(),
-            partition: 0,
-            position,
-            reason: "a look only".into(),
-            force,
-            dry_run: true,
-        };
-        lab.events.set_aside(aside).await
+        let look = |aside: &mut SetAside| (aside.force, aside.dry_run) = (force, true);
+        aside_with(&lab, spec, position, look).await
     };
     let (spec, at, receipt, _member) = one_out(&lab).await?;
     let answer = try_it(&spec, at, false).await;

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    AfterDead, DeadFilter, GroupChange, GroupInfo, GroupSpec, Order, Override, Redrive, Seek,
-    Start, StuckOn, Waits,
+    AfterDead, DeadFilter, GroupChange, GroupInfo, GroupSpec, Order, Override, Seek, Start,
+    StuckOn, Waits,
 };
 use strait_core::{Unit, Verdict};
 
-use super::dead_work::remove;
+use super::dead_work::{redrive_with, remove};
 use super::{Case, Need, case};
 use crate::fault::Check;
 use crate::lab::{Ending, Lab, QUIET, body, key, retry};
@@ -83,8 +83,7 @@ async fn redrive(lab: &Lab, spec: &GroupSpec, numbers: Option<Vec<u64>>) -> Chec
         numbers,
         ..DeadFilter::default()
     };
-    let redrive = Redrive::new(spec.group.clone(), spec.topic.clone(), filter);
-    Ok(lab.events.redrive(redrive).await?.count)
+    Ok(redrive_with(lab, spec, filter, |_| {}).await?.count)
 }
 
 fn held(info: &GroupInfo) -> u64 {
