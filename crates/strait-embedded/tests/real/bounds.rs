@@ -402,7 +402,9 @@ fn a_million_keys_go_through_an_ordered_group() {
         let mut consumer = events(&engine).join(spec).await.expect("a member");
         let mut next = 0;
         while next < KEYS {
-            let arrival = consumer.next(5_000, 1 << 20).await.expect("messages");
+            let arrival = consumer.next(5_000, 1 << 20);
+            let arrival = tokio::time::timeout(Duration::from_secs(60), arrival).await;
+            let arrival = arrival.expect("they go on coming").expect("messages");
             let Arrival::Run(chunk, receipt) = arrival else {
                 continue;
             };
