@@ -42,6 +42,8 @@ const ROUND_SEGMENTS: u64 = 4;
 /// Segments are prepared with a part of the disk's time: after each step so many times its length belong to the writer.
 const SHARE: u32 = 3;
 const LONGEST_REST: Duration = Duration::from_millis(50);
+/// What a step handed to the disk is written behind it.
+const LEAST_REST: Duration = Duration::from_millis(1);
 const LONGEST_CLEANER_REST: Duration = Duration::from_secs(2);
 
 #[derive(Debug)]
@@ -141,7 +143,7 @@ impl Housekeeper {
                 break;
             }
             self.shared.chores.lock().gauges = true;
-            self.rest((begun.elapsed() * SHARE).min(LONGEST_REST));
+            self.rest((begun.elapsed() * SHARE).clamp(LEAST_REST, LONGEST_REST));
         }
         let full = matches!(&*self.shared.health.borrow(), Health::Impaired(_));
         if full && self.shared.pool.has_room() {

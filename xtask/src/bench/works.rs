@@ -45,9 +45,9 @@ pub(super) const WORKS: [Work; 11] = [
         ],
     },
     Work {
-        name: "1 KiB records, batches of 100",
-        args: "events --size 1024 --batch 100 --producers 64 --in-flight 4 --partitions 12 --durability fsync",
-        times: Some(1),
+        name: "1 KiB records, batches of 100, in a log that goes round",
+        args: "events --size 1024 --batch 100 --producers 64 --in-flight 4 --partitions 12 --durability fsync --keep 16MiB",
+        times: Some(2),
         goals: &[goal(RATE, Bound::Ratio(0.7, BARE))],
     },
     Work {

@@ -5,12 +5,12 @@
 //! machine gives to a log that does nothing else.
 
 mod bare;
+mod disk;
 mod group;
 pub(crate) mod interleaved;
 mod load;
 mod memory;
 mod parked;
-mod process;
 mod redrive;
 pub(crate) mod sustained;
 mod topics;

@@ -1,10 +1,12 @@
 //! `strait bench sustained`: a steady load over topics that keep different amounts for different times, while retention, the
 //! cleaner and compaction work: what a disk sees after weeks.
 //!
-//! An open loop: each append has its time, and its acknowledgement counts from there, however late it was sent.
+//! An open loop: each append has its time, and its acknowledgement counts from there, also while it waits for a producer that
+//! is free.
 
-use std::sync::Arc;
+use std::collections::VecDeque;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -15,8 +17,9 @@ use strait::core::events::{Append, Compaction, Events, Expected, Retention, Topi
 use strait::core::{Error, Kind, Name, NewRecord, Records, RecordsBuilder};
 use tokio::sync::Semaphore;
 
+use super::disk::{device_written, directory_bytes};
 use super::load::{histogram, millis, record};
-use super::process::{Process, directory_bytes};
+use super::memory::resident;
 use super::{Place, bare};
 use crate::command::Ctx;
 use crate::fail::{Failure, Outcome};
@@ -77,15 +80,41 @@ struct Report {
     ack_p99_ms: f64,
     /// One 4 KiB write with its fdatasync, alone on the disk.
     fsync_p99_ms: f64,
-    /// Bytes of bodies, and what the process wrote to the disk: log, cleaned segments, zeroing, checkpoints.
+    /// Bytes of bodies, and what the disk was given to write meanwhile: log, cleaned segments, zeroing, checkpoints, a backup,
+    /// and what others wrote. `null` where the directory has no disk of its own.
     payload_bytes: u64,
-    written_bytes: u64,
-    write_amplification: f64,
+    written_bytes: Option<u64>,
+    write_amplification: Option<f64>,
     /// The directory and the process's resident memory, at the end of each tenth.
     directory_bytes: Vec<u64>,
     resident_bytes: Vec<u64>,
     #[serde(flatten)]
     backup: Option<BackedUp>,
+}
+
+impl Report {
+    /// Of a run that begins.
+    fn new(args: &SustainedArgs, rate: u64, fsync_p99_ms: f64) -> Self {
+        Report {
+            schema: SCHEMA,
+            topics: args.topics,
+            size: args.size,
+            batch: args.batch,
+            duration_s: args.duration.as_secs_f64(),
+            rate,
+            messages_per_second: Vec::new(),
+            flatness: 0.0,
+            ack_p50_ms: 0.0,
+            ack_p99_ms: 0.0,
+            fsync_p99_ms,
+            payload_bytes: 0,
+            written_bytes: None,
+            write_amplification: None,
+            directory_bytes: Vec::new(),
+            resident_bytes: Vec::new(),
+            backup: None,
+        }
+    }
 }
 
 #[derive(Debug, Serialize)]
@@ -128,28 +157,10 @@ async fn measure(
     };
     ctx.out
         .note(format!("{rate} messages a second for {:?}", args.duration));
-    let before = Process::now()?;
+    let before = device_written(&dir);
     let steady = Arc::new(Steady::new(args, events.clone(), names, rate));
     let running = steady.clone().start();
-    let mut report = Report {
-        schema: SCHEMA,
-        topics: args.topics,
-        size: args.size,
-        batch: args.batch,
-        duration_s: args.duration.as_secs_f64(),
-        rate,
-        messages_per_second: Vec::new(),
-        flatness: 0.0,
-        ack_p50_ms: 0.0,
-        ack_p99_ms: 0.0,
-        fsync_p99_ms,
-        payload_bytes: 0,
-        written_bytes: 0,
-        write_amplification: 0.0,
-        directory_bytes: Vec::new(),
-        resident_bytes: Vec::new(),
-        backup: None,
-    };
+    let mut report = Report::new(args, rate, fsync_p99_ms);
     let backup = dir.join("backup");
     let mut taking = None;
     let (mut acked, mut begun) = (0, Instant::now());
@@ -172,20 +183,22 @@ async fn measure(
         report
             .directory_bytes
             .push(directory_bytes(&dir.join("data"))?);
-        report.resident_bytes.push(Process::now()?.resident);
+        report
+            .resident_bytes
+            .extend(resident().map(|memory| memory.0));
     }
     let acks = running.stop().await?;
     report.ack_p50_ms = millis(&acks, 0.5);
     report.ack_p99_ms = millis(&acks, 0.99);
     report.payload_bytes = acked * u64::from(args.size);
-    let after = Process::now()?;
-    let mut written = after.written - before.written;
+    report.written_bytes = before
+        .zip(device_written(&dir))
+        .map(|(before, after)| after - before);
     if let Some(taking) = taking {
         let taken = taking
             .await
             .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
         let (taken, took) = taken?;
-        written = written.saturating_sub(taken.bytes);
         let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len().max(1) as f64;
         let (free, busy) = report.messages_per_second.split_at(PARTS * 2 / 3);
         report.backup = Some(BackedUp {
@@ -194,8 +207,9 @@ async fn measure(
             rate_during_backup: three_digits(mean(busy) / mean(free)),
         });
     }
-    report.written_bytes = written;
-    report.write_amplification = three_digits(written as f64 / report.payload_bytes as f64);
+    let payload = report.payload_bytes as f64;
+    let times = |written| three_digits(written as f64 / payload);
+    report.write_amplification = report.written_bytes.map(times);
     let rates = report.messages_per_second.iter().copied();
     let (least, most) = rates.fold((f64::MAX, 0.0), |(a, b), r| (r.min(a), r.max(b)));
     report.flatness = three_digits(least / most);
@@ -251,8 +265,9 @@ struct Steady {
     /// Between two appends; zero when each follows as soon as a producer is free.
     every: Duration,
     begun: Instant,
-    /// Appends whose time has come.
+    /// Appends whose time has come, and when that was told: how late the clock is itself is not the engine's.
     due: Semaphore,
+    told: Mutex<VecDeque<Instant>>,
     turn: AtomicU64,
     acknowledged: AtomicU64,
 }
@@ -296,6 +311,7 @@ impl Steady {
             every,
             begun: Instant::now(),
             due: Semaphore::new(0),
+            told: Mutex::default(),
             turn: AtomicU64::new(0),
             acknowledged: AtomicU64::new(0),
         }
@@ -323,17 +339,28 @@ impl Steady {
         }
         let mut told = 0;
         while !self.due.is_closed() {
-            let by_now = self.begun.elapsed().div_duration_f64(self.every) as usize;
-            self.due.add_permits(by_now - told);
+            let now = Instant::now();
+            let by_now = (now - self.begun).div_duration_f64(self.every) as usize;
+            let due = by_now - told;
+            self.told().extend(std::iter::repeat_n(now, due));
+            self.due.add_permits(due);
             told = by_now;
             std::thread::sleep(self.every);
         }
+    }
+
+    fn told(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+        // Times are whole whoever panicked.
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn produce(&self) -> Outcome<Histogram<u64>> {
         let mut acks = histogram()?;
         while let Ok(permit) = self.due.acquire().await {
             permit.forget();
+            // Without a schedule each is due when somebody is free.
+            let told = self.told().pop_front();
+            let due = told.unwrap_or_else(Instant::now);
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let topic = &self.names[turn as usize % self.names.len()];
             let append = Append {
@@ -344,8 +371,7 @@ impl Steady {
                 dedupe: false,
             };
             self.events.append(append).await?;
-            // From the time it was due: what waited for a free producer has waited too.
-            record(&mut acks, self.begun + self.every.mul_f64(turn as f64))?;
+            record(&mut acks, due)?;
             self.acknowledged
                 .fetch_add(u64::from(self.batch), Ordering::Relaxed);
         }
@@ -375,7 +401,7 @@ fn in_words(report: &Report) -> String {
         "{} topics, {} messages a second asked for, {} s\n\
          rate      {} (flatness {})\n\
          acks      {} ms p50, {} ms p99; fsync alone {} ms p99\n\
-         written   {} times the bodies\n\
+         disk      {}\n\
          directory {} MiB after a tenth, {} MiB at the end\n\
          resident  {} MiB after a tenth, {} MiB at the end\n",
         report.topics,
@@ -386,7 +412,10 @@ fn in_words(report: &Report) -> String {
         report.ack_p50_ms,
         report.ack_p99_ms,
         report.fsync_p99_ms,
-        report.write_amplification,
+        match report.write_amplification {
+            Some(times) => format!("was given {times} times the bodies to write"),
+            None => "unknown".to_owned(),
+        },
         mib(report.directory_bytes.first()),
         mib(report.directory_bytes.last()),
         mib(report.resident_bytes.first()),

@@ -31,8 +31,8 @@ use compact::{Gather, Newest};
 use plan::Move;
 use walk::Walk;
 
-/// Bytes that one step reads or writes, about.
-const STEP: u64 = 1 << 20;
+/// Bytes that one step reads or writes, about: a fraction of a millisecond, for which who shares the processor waits.
+const STEP: u64 = 256 << 10;
 
 /// A range of a stream that was copied, for the writer to log.
 #[derive(Debug)]

@@ -67,8 +67,8 @@ pub trait File: Send + Sync + Debug {
     /// `QuotaExceeded`) and not by a later write.
     fn allocate(&self, len: u64) -> io::Result<()>;
 
-    /// Writes zeros over `range`, which is within the length. The steps of 1 MiB are made durable one by one, so that
-    /// an fsync of another file does not wait for all of it; the last one is durable after [`File::sync_data`].
+    /// Writes zeros over `range`, which is within the length, and begins to write them out, so that [`File::sync_data`] has little
+    /// left to wait for: they are durable after it.
     fn zero(&self, range: Range<u64>) -> io::Result<()>;
 }
 

@@ -29,8 +29,8 @@ pub struct LogOptions {
     pub reserve_bytes: u64,
     /// How many segments are prepared ahead. Default 2.
     pub spares: usize,
-    /// How many freed files are kept for recycling at least, and at most when fewer than four times as many segments are in
-    /// use: beyond that a quarter of these. The others are removed. Default 4.
+    /// How many freed files are kept for recycling at least: twice as many as retention frees in a round. At most it is a quarter
+    /// of the segments in use, where that is more. The others are removed. Default 8.
     pub recycled: usize,
     /// Whether spare segments are filled with zeros ahead, which makes small fsyncs cheap. Default true; a disk in
     /// memory has nothing from it.
@@ -47,7 +47,7 @@ impl LogOptions {
             first_segment_bytes: 1 << 20,
             reserve_bytes: 4 << 20,
             spares: 2,
-            recycled: 4,
+            recycled: 8,
             zeroed: true,
         }
     }

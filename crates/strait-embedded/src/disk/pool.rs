@@ -25,7 +25,7 @@ pub(crate) use fill::Fill;
 
 /// Open files that are kept for readers at most.
 const OPEN_FILES: usize = 256;
-/// Bytes that are zeroed in one step: an fsync of the log waits for no more of them.
+/// Bytes that are zeroed in one step. Their sync waits for the end: each would hold up an fsync of the log.
 const ZERO_STEP: u64 = 128 << 10;
 /// Of so many segments in use, one more is kept for recycling.
 const RECYCLED_PART: usize = 4;
@@ -88,7 +88,7 @@ pub(super) struct Zeroing {
     file: Arc<dyn File>,
     id: u64,
     len: u64,
-    /// Zeroed and durable up to here.
+    /// Zeroed up to here.
     done: u64,
 }
 
@@ -289,9 +289,7 @@ impl Pool {
     fn zero_next(&self, mut zeroing: Zeroing) -> io::Result<Option<Ready>> {
         let Zeroing { id, len, done, .. } = zeroing;
         let end = (done + ZERO_STEP).min(len);
-        let zeroed = zeroing.file.zero(done..end);
-        let zeroed = zeroed.and_then(|()| zeroing.file.sync_data());
-        self.clean_up_after(zeroed, id)?;
+        self.clean_up_after(zeroing.file.zero(done..end), id)?;
         // On a full disk it is needed as it is.
         if end < len && self.has_room() {
             zeroing.done = end;

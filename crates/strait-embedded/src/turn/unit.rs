@@ -10,7 +10,7 @@ use super::ledger::check_key;
 use super::{Turn, disk_full};
 use crate::command::{Prepared, Taken};
 use crate::consumer::group_of;
-use crate::ops::{DeadOp, GroupId, Op, ParkOp};
+use crate::ops::{DeadOp, Op, ParkOp};
 use crate::state::ledger::{Entry, full_key};
 
 /// Why a unit is not applied.
@@ -205,18 +205,7 @@ impl Turn<'_> {
             }
             Verdict::Dead(reason) => {
                 for message in taken {
-                    if self.has_attempts_left(group, &message) {
-                        let (first, count) = (message.offset, 1);
-                        let back = Op::Release {
-                            group,
-                            shard,
-                            first,
-                            count,
-                        };
-                        self.emit(&back, None);
-                    } else {
-                        self.bury(&fence, message, &reason);
-                    }
+                    self.give_up(&fence, message, &reason);
                 }
             }
         }
@@ -235,14 +224,29 @@ impl Turn<'_> {
         }
     }
 
-    /// True when the engine gave the message up, which took all the attempts that it had, and the limit was raised since.
-    fn has_attempts_left(&self, group: GroupId, message: &Taken) -> bool {
-        let group = self.state.groups.get(&group);
-        let limit = group.map(|group| group.settings.max_attempts);
-        message
+    /// The message goes to the dead letters; or back, when the engine gave it up because every attempt was lost, and the limit was
+    /// raised since.
+    fn give_up(&mut self, fence: &Fence, message: Taken, reason: &str) {
+        let group = group_of(fence.consumer);
+        let limit = self
+            .state
+            .groups
+            .get(&group)
+            .map(|group| group.settings.max_attempts);
+        if message
             .attempts
             .zip(limit)
-            .is_some_and(|(made, limit)| made < limit)
+            .is_none_or(|(made, limit)| made >= limit)
+        {
+            return self.bury(fence, message, reason);
+        }
+        let back = Op::Release {
+            group,
+            shard: fence.shard,
+            first: message.offset,
+            count: 1,
+        };
+        self.emit(&back, None);
     }
 
     fn retry(
