@@ -1,6 +1,6 @@
 //! Bounds and races that a simulation without threads cannot show.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use strait_core::events::{Append, Durability, GroupSpec, TopicSpec};
@@ -15,6 +15,9 @@ use strait_embedded::stepped::Stepped;
 use strait_embedded::{Embedded, Options};
 
 use crate::support::{append, append_of, block_on, declare, events, name, open, read_all};
+
+/// What the process holds in memory says something only while no other test takes much.
+static MEMORY: Mutex<()> = Mutex::new(());
 
 fn send(topic: &str, body: &[u8]) -> Unit {
     let append = append_of(topic, 0, body);
@@ -393,6 +396,7 @@ async fn append_keyed(engine: &Embedded, keys: u32) {
 #[test]
 fn a_million_keys_go_through_an_ordered_group() {
     const KEYS: u32 = 1_000_000;
+    let _memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().expect("a directory");
     block_on(async {
         let engine = open(&dir.path().join("data")).expect("a directory");
@@ -427,6 +431,7 @@ fn a_million_keys_go_through_an_ordered_group() {
 #[test]
 fn many_parked_keys_are_small_and_come_back() {
     const KEYS: u32 = 100_000;
+    let _memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path().join("data");
     let spec = || GroupSpec {
