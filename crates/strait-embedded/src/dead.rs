@@ -5,16 +5,18 @@ use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
 
+mod aside;
 mod pick;
 
+pub(crate) use aside::set_aside;
 use bytes::Bytes;
 use pick::Pick;
 use strait_core::events::{
     DeadEdit, DeadFilter, DeadLetter, DeadSummary, EditDead, ErrorFingerprint, Redrive, Redriven,
-    RemoveDead, SetAside, UndoRedrive, Undone,
+    RemoveDead, UndoRedrive, Undone,
 };
 use strait_core::{
-    Attr, Error, Kind, Message, Name, NewRecord, Records, RecordsBuilder, Result, Timestamp, codes,
+    Attr, Error, Kind, Message, NewRecord, Records, RecordsBuilder, Result, Timestamp, codes,
 };
 use tokio::sync::oneshot;
 
@@ -22,15 +24,13 @@ use crate::again::read_all_again;
 use crate::command::dead::{DeadCommand, Of, Slice};
 use crate::command::{Again, Answer, Command};
 use crate::events::check_size;
-use crate::extents::StreamId;
 use crate::ops::GroupId;
-use crate::prepare::{dead_copy, read_again, taken};
 use crate::shared::Shared;
 use crate::state::State;
 use crate::state::dead::{Dead, Grave};
 use crate::state::group::Group;
 use crate::turn::dead::{SLICE, no_such_letter, no_such_run};
-use crate::turn::{no_such_group, no_such_partition, no_such_topic};
+use crate::turn::{no_such_group, no_such_topic};
 
 /// So many of them are read at a time.
 const READ: usize = 256;
@@ -536,79 +536,4 @@ fn changed(
         attrs: &[],
     })?;
     Ok(builder.build())
-}
-
-pub(crate) async fn set_aside(shared: &Shared, aside: SetAside) -> Result<u64> {
-    let of = (aside.group, aside.topic);
-    let (shard, offset) = (aside.partition, aside.position.offset());
-    let (group, topic, again) = {
-        let state = shared.state.lock();
-        let group = find(&state, &of)?;
-        group.check_aside(&of, shard, offset)?;
-        let stream = state.stream(StreamId::partition(group.topic, shard));
-        let count = group.shards.len();
-        let stream = stream.ok_or_else(|| no_such_partition(&of.1, shard, count))?;
-        let grave = group.grave_of(shard, offset);
-        if grave.is_none() && offset >= stream.visible {
-            return Err(no_such_offset(&of.1, shard, offset, stream.visible));
-        }
-        let again = Again {
-            offset,
-            attempt: 0,
-            reason: None,
-            grave,
-        };
-        (group.id, group.topic, again)
-    };
-    let message = read_again(shared, &of.1.shared(), topic, group, shard, &again)?;
-    let message = message.ok_or_else(|| compacted(&of.1, shard, offset))?;
-    if aside.dry_run {
-        return would_be(shared, &of, shard, offset, aside.force);
-    }
-    let attempts = {
-        let state = shared.state.lock();
-        let found = find(&state, &of)?.shards.get(shard as usize);
-        found.map_or(0, |shard| shard.attempts_of(offset))
-    };
-    let copy = dead_copy(shared, group, &message, attempts, &aside.reason);
-    let taken = Box::new(taken(offset, &message, copy));
-    let bytes = taken.bytes() + aside.reason.len();
-    let (reason, force) = (aside.reason, aside.force);
-    let command = |answer| DeadCommand::SetAside {
-        of,
-        shard,
-        taken,
-        reason,
-        force,
-        answer,
-    };
-    ask(shared, bytes, command).await
-}
-
-/// The number of the dead letter that a message would become now.
-fn would_be(shared: &Shared, of: &Of, shard: u32, offset: u64, force: bool) -> Result<u64> {
-    let state = shared.state.lock();
-    let group = find(&state, of)?;
-    let lease = group
-        .shards
-        .get(shard as usize)
-        .and_then(|s| s.lease_of(offset));
-    match lease.filter(|lease| lease.delivered && !force) {
-        Some(lease) => Err(group.out_with(of, shard, offset, lease.consumer)),
-        None => Ok(group.graveyard.end),
-    }
-}
-
-fn compacted(topic: &Name, shard: u32, offset: u64) -> Error {
-    let text = format!("compaction removed offset {offset} of partition {shard} of `{topic}`");
-    Error::new(Kind::NotFound, text).with("topic", topic)
-}
-
-fn no_such_offset(topic: &Name, shard: u32, offset: u64, end: u64) -> Error {
-    let text = format!("partition {shard} of `{topic}` has no offset {offset}: it ends at {end}");
-    Error::new(Kind::NotFound, text)
-        .with("topic", topic)
-        .next(format!(
-            "`strait topic show {topic}` says where its partitions begin and end"
-        ))
 }
