@@ -265,9 +265,9 @@ struct Steady {
     /// Between two appends; zero when each follows as soon as a producer is free.
     every: Duration,
     begun: Instant,
-    /// Appends whose time has come, and when that was told: how late the clock is itself is not the engine's.
+    /// Appends whose time has come, and when so many of them were told: how late the clock is itself is not the engine's.
     due: Semaphore,
-    told: Mutex<VecDeque<Instant>>,
+    told: Mutex<VecDeque<(Instant, usize)>>,
     turn: AtomicU64,
     acknowledged: AtomicU64,
 }
@@ -342,25 +342,39 @@ impl Steady {
             let now = Instant::now();
             let by_now = (now - self.begun).div_duration_f64(self.every) as usize;
             let due = by_now - told;
-            self.told().extend(std::iter::repeat_n(now, due));
-            self.due.add_permits(due);
+            if due > 0 {
+                self.told().push_back((now, due));
+                self.due.add_permits(due);
+            }
             told = by_now;
             std::thread::sleep(self.every);
         }
     }
 
-    fn told(&self) -> MutexGuard<'_, VecDeque<Instant>> {
+    fn told(&self) -> MutexGuard<'_, VecDeque<(Instant, usize)>> {
         // Times are whole whoever panicked.
         self.told.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// When the next append was due; without a schedule it is as soon as somebody is free.
+    fn next_due(&self) -> Instant {
+        let mut told = self.told();
+        let Some((time, left)) = told.front_mut() else {
+            return Instant::now();
+        };
+        let time = *time;
+        *left -= 1;
+        if *left == 0 {
+            told.pop_front();
+        }
+        time
     }
 
     async fn produce(&self) -> Outcome<Histogram<u64>> {
         let mut acks = histogram()?;
         while let Ok(permit) = self.due.acquire().await {
             permit.forget();
-            // Without a schedule each is due when somebody is free.
-            let told = self.told().pop_front();
-            let due = told.unwrap_or_else(Instant::now);
+            let due = self.next_due();
             let turn = self.turn.fetch_add(1, Ordering::Relaxed);
             let topic = &self.names[turn as usize % self.names.len()];
             let append = Append {
