@@ -1,6 +1,7 @@
 //! Bounds and races that a simulation without threads cannot show.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::process::Command;
+use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::{Append, Durability, GroupSpec, TopicSpec};
@@ -16,8 +17,8 @@ use strait_embedded::{Embedded, Options};
 
 use crate::support::{append, append_of, block_on, declare, events, name, open, read_all};
 
-/// What the process holds in memory says something only while no other test takes much.
-static MEMORY: Mutex<()> = Mutex::new(());
+/// Set in the process that measures its memory: no other test takes some of it there.
+const ALONE: &str = "STRAIT_TEST_ALONE";
 
 fn send(topic: &str, body: &[u8]) -> Unit {
     let append = append_of(topic, 0, body);
@@ -396,7 +397,6 @@ async fn append_keyed(engine: &Embedded, keys: u32) {
 #[test]
 fn a_million_keys_go_through_an_ordered_group() {
     const KEYS: u32 = 1_000_000;
-    let _memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
     let dir = tempfile::tempdir().expect("a directory");
     block_on(async {
         let engine = open(&dir.path().join("data")).expect("a directory");
@@ -431,7 +431,14 @@ fn a_million_keys_go_through_an_ordered_group() {
 #[test]
 fn many_parked_keys_are_small_and_come_back() {
     const KEYS: u32 = 100_000;
-    let _memory = MEMORY.lock().unwrap_or_else(PoisonError::into_inner);
+    if std::env::var_os(ALONE).is_none() {
+        let own = std::env::current_exe().expect("the test's program");
+        let name = "bounds::many_parked_keys_are_small_and_come_back";
+        let mut alone = Command::new(own);
+        let alone = alone.args(["--exact", name, "--nocapture"]).env(ALONE, "");
+        assert!(alone.status().expect("it starts").success());
+        return;
+    }
     let dir = tempfile::tempdir().expect("a directory");
     let dir = dir.path().join("data");
     let spec = || GroupSpec {
