@@ -159,11 +159,12 @@ where
     let mut work = Work::default();
     // Fused: it may end while something else is waited for.
     let mut write = std::pin::pin!(conn.outbox.write_to(writer).fuse());
-    // In this order: what the peer said is heard before its end. And a seed replays a run.
+    // In this order: answers go out however much there is to read, and what can be written is bounded by a peer that reads. When
+    // writing ends, what the peer said is still heard. A fixed order lets a seed replay a run.
     let end = tokio::select! {
         biased;
-        end = work.run(conn, reader) => End::Peer(end),
         written = &mut write => End::Writing(written),
+        end = work.run(conn, reader) => End::Peer(end),
         () = conn.tell_health() => End::Peer(Ok(())),
         grace = stopped(&mut stop) => End::Stopped(grace),
     };

@@ -133,7 +133,8 @@ where
     R: AsyncRead + Unpin,
     W: AsyncWrite + Unpin,
 {
-    // In this order: what was heard last says more of an end than that writing failed. And a seed replays a run.
+    // In this order: what was heard last says more of an end than that writing failed, and what there is to hear is bounded by what
+    // was asked for. A fixed order lets a seed replay a run.
     let why = tokio::select! {
         biased;
         why = listen(link, &mut reader) => why,
