@@ -28,9 +28,11 @@ pub mod history;
 mod lab;
 mod member;
 mod rng;
+mod seeds;
 mod suite;
 mod target;
 
 pub use fault::{Check, Fault};
+pub use seeds::run_seeds;
 pub use suite::{Suite, event_cases, events, run_event_case};
 pub use target::{Harness, Restart, Target};
