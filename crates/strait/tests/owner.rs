@@ -474,11 +474,8 @@ async fn consumers_join_again_when_the_owner_is_killed() {
     assert!(matches!(settle(after).await[..], [Outcome::Applied(_)]));
 }
 
-#[tokio::test]
-async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle() {
-    let directory = tempfile::tempdir().unwrap();
-    let owner = open(directory.path()).await;
-    let events = lane(&owner);
+/// Topics of orders and of what was billed, and one order.
+async fn with_one_order(events: &Arc<dyn Events>) {
     for topic in ["orders", "billed"] {
         let spec = TopicSpec::new(name(topic)).partitions(1);
         events.declare(spec).await.unwrap();
@@ -487,6 +484,14 @@ async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle()
         .append(append(0, batch(&["one".into()])))
         .await
         .unwrap();
+}
+
+#[tokio::test]
+async fn a_member_that_is_stopped_loses_its_partitions_and_its_right_to_settle() {
+    let directory = tempfile::tempdir().unwrap();
+    let owner = open(directory.path()).await;
+    let events = lane(&owner);
+    with_one_order(&events).await;
     let mut stopped = Process::start("member", directory.path());
     stopped.hears("took it");
     stopped.stop();
@@ -527,14 +532,7 @@ async fn an_owner_that_is_stopped_is_waited_for_and_followed_only_when_it_is_dea
     options.client.hello_within = Duration::from_millis(300);
     let guest = soon(Shared::open(directory.path(), options)).await.unwrap();
     let events = lane(&guest);
-    for topic in ["orders", "billed"] {
-        let spec = TopicSpec::new(name(topic)).partitions(1);
-        events.declare(spec).await.unwrap();
-    }
-    events
-        .append(append(0, batch(&["one".into()])))
-        .await
-        .unwrap();
+    with_one_order(&events).await;
     let mut consumer = events.join(short_lease()).await.unwrap();
     let before = soon(first(&mut consumer)).await;
 

@@ -140,15 +140,21 @@ async fn a_receipt_settles_once_and_only_where_it_was_given() {
     assert_eq!(double.settled().len(), 1);
 }
 
+/// Settles a receipt, and one that was lost, in one unit.
+fn with_a_lost_one(receipt: Receipt) -> Unit {
+    let mut unit = Unit::settle(receipt, Verdict::Done);
+    let lost = Receipt::new(fence(9, 0, 0, 1), None);
+    unit.settle.push((lost, Verdict::Done));
+    unit
+}
+
 #[tokio::test]
 async fn a_unit_with_one_lost_receipt_changes_nothing() {
     let (pair, mut consumer) = joined().await;
     pair.double.offer_run(consumer.id, 0, 0, 5);
     let (_, receipt) = run(next(&mut consumer, 5).await);
     let real = receipt.fence();
-    let mut unit = Unit::settle(receipt, Verdict::Done);
-    unit.settle
-        .push((Receipt::new(fence(9, 0, 0, 1), None), Verdict::Done));
+    let unit = with_a_lost_one(receipt);
     assert!(matches!(
         pair.client.commit(vec![unit]).await[..],
         [Outcome::Fenced]
@@ -172,9 +178,7 @@ async fn what_waits_behind_a_fenced_message_goes_back() {
     assert!(polled.await.is_err());
     pair.double.offer_run(consumer.id, 0, 5, 5);
     pair.double.until(|double| double.given(1).0 == 10).await;
-    let mut unit = Unit::settle(receipt, Verdict::Done);
-    unit.settle
-        .push((Receipt::new(fence(9, 0, 0, 1), None), Verdict::Done));
+    let unit = with_a_lost_one(receipt);
     assert!(matches!(
         pair.client.commit(vec![unit]).await[..],
         [Outcome::Fenced]
