@@ -492,6 +492,9 @@ pub(crate) async fn edit(shared: &Shared, edit: EditDead) -> Result<()> {
             Some(copy)
         }
     };
+    if edit.dry_run {
+        return Ok(());
+    }
     let bytes = copy.as_ref().map_or(0, |copy| copy.bytes().len());
     let command = |answer| DeadCommand::Edit {
         of,

@@ -260,6 +260,10 @@ fn a_dry_run_refuses_what_would_be_refused() {
     dir.ok(&["backup", "monday"], "");
     let file = dir.root.path().join("file");
     std::fs::write(&file, "in the way").unwrap();
+    dir.ok(&["produce", "orders"], "three\n");
+    let aside = ["group", "skip", "billing", "orders", "0", "2"];
+    dir.ok(&[&aside[..], &["--reason", "no", "--yes"]].concat(), "");
+    std::fs::write(dir.root.path().join("large"), vec![b'x'; 16 << 20]).unwrap();
     let mut live = dir.start(&["consume", "orders", "-g", "live"]);
     live.wait_for("one");
     let long = "x".repeat(1_001);
@@ -313,6 +317,7 @@ fn a_dry_run_refuses_what_would_be_refused() {
         (&["dlq", "redrive", "billing"], 2),
         (&["dlq", "undo", "billing", "1"], 4),
         (&["dlq", "edit", "billing", "3", "--body", "x"], 4),
+        (&["dlq", "edit", "billing", "0", "--body", "@large"], 1),
         (&["restore", "sunday", "again"], 4),
         (&["restore", "file", "again"], 2),
         (&["restore", "strait-data", "again"], 1),

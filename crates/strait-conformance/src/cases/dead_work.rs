@@ -31,6 +31,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("edit_dropped", edit_dropped),
         case("edit_of_headers", edit_of_headers),
         case("edit_refused", edit_refused),
+        case("edit_dry_run", edit_dry_run),
         case("edit_survives_reopen", edit_survives_reopen).reopens(),
         case("remove_by_filter", remove_by_filter),
         case("remove_nothing", remove_nothing),
@@ -127,11 +128,22 @@ pub(super) async fn edit(
     number: u64,
     edit: DeadEdit,
 ) -> Result<(), Error> {
+    edit_or_try(lab, spec, number, edit, false).await
+}
+
+async fn edit_or_try(
+    lab: &Lab,
+    spec: &GroupSpec,
+    number: u64,
+    edit: DeadEdit,
+    dry_run: bool,
+) -> Result<(), Error> {
     let edit = EditDead {
         group: spec.group.clone(),
         topic: spec.topic.clone(),
         number,
         edit,
+        dry_run,
     };
     lab.events.edit_dead(edit).await
 }
@@ -422,25 +434,37 @@ async fn edit_of_headers(lab: Lab) -> Check {
 
 /// Another key, a body over the limit and a number that is not there are refused, and change nothing.
 async fn edit_refused(lab: Lab) -> Check {
-    let (spec, _member) = four(&lab).await?;
-    let number = listed(&lab, &spec, DeadFilter::default()).await?[0].number;
+    refuses_edits(&lab, false).await
+}
+
+/// A dry run refuses what an edit would be refused for, and changes nothing.
+async fn edit_dry_run(lab: Lab) -> Check {
+    refuses_edits(&lab, true).await
+}
+
+async fn refuses_edits(lab: &Lab, dry_run: bool) -> Check {
+    let (spec, _member) = four(lab).await?;
+    let number = listed(lab, &spec, DeadFilter::default()).await?[0].number;
     let other_key = DeadEdit::Put {
         key: Some(b"k2".to_vec()),
         body: Some("mended".into()),
         headers: None,
     };
-    let answer = edit(&lab, &spec, number, other_key).await;
+    let answer = edit_or_try(lab, &spec, number, other_key, dry_run).await;
     check_refused!(answer, Rejected, "another key");
     let large = DeadEdit::Put {
         key: None,
         body: Some(vec![b'x'; lab.caps.max_body + 1].into()),
         headers: None,
     };
-    let answer = edit(&lab, &spec, number, large).await;
+    let answer = edit_or_try(lab, &spec, number, large, dry_run).await;
     check_refused!(answer, Rejected, "a body over the limit");
-    let answer = edit(&lab, &spec, 1_000_000, new_body("mended")).await;
+    let answer = edit_or_try(lab, &spec, 1_000_000, new_body("mended"), dry_run).await;
     check_refused!(answer, NotFound, "a number that is not there");
-    let letter = listed(&lab, &spec, DeadFilter::numbers([number])).await?;
+    if dry_run {
+        edit_or_try(lab, &spec, number, new_body("mended"), true).await?;
+    }
+    let letter = listed(lab, &spec, DeadFilter::numbers([number])).await?;
     check!(letter[0].edited.is_none(), "something was edited");
     Ok(())
 }

@@ -133,6 +133,8 @@ pub struct EditDead {
     pub number: u64,
     /// What becomes of it.
     pub edit: DeadEdit,
+    /// Only checks: nothing is changed.
+    pub dry_run: bool,
 }
 
 /// What an edit does. The original is never touched.

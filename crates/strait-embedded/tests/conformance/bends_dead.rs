@@ -54,29 +54,23 @@ impl Bend for OneError {
 
 /// Edits otherwise; `None` forgets the edit.
 #[derive(Debug)]
-struct OtherEdit(fn(DeadEdit) -> Option<DeadEdit>);
+struct OtherEdit(fn(EditDead) -> Option<EditDead>);
 
 impl Bend for OtherEdit {
     fn edit(&self, to: &True, edit: EditDead) -> Fut<Result<()>> {
-        match (self.0)(edit.edit.clone()) {
-            Some(other) => to.events.edit_dead(EditDead {
-                edit: other,
-                ..edit
-            }),
+        match (self.0)(edit) {
+            Some(other) => to.events.edit_dead(other),
             None => Box::pin(std::future::ready(Ok(()))),
         }
     }
 }
 
-fn any_key(edit: DeadEdit) -> Option<DeadEdit> {
-    match edit {
-        DeadEdit::Put { body, headers, .. } => Some(DeadEdit::Put {
-            key: None,
-            body,
-            headers,
-        }),
-        DeadEdit::Drop => None,
+fn any_key(mut edit: EditDead) -> Option<EditDead> {
+    match &mut edit.edit {
+        DeadEdit::Put { key, .. } => *key = None,
+        DeadEdit::Drop => return None,
     }
+    Some(edit)
 }
 
 /// Removes something else.
@@ -126,7 +120,7 @@ pub(crate) fn mutants() -> Vec<Mutant> {
     dead_letters().into_iter().chain(redrives()).collect()
 }
 
-fn dead_letters() -> [Mutant; 11] {
+fn dead_letters() -> [Mutant; 12] {
     [
         (
             "lists_whatever_is_dead",
@@ -202,6 +196,16 @@ fn dead_letters() -> [Mutant; 11] {
                 ("remove_by_filter", "what would be removed: found 4"),
                 ("remove_nothing", "it was accepted"),
             ],
+        ),
+        (
+            "edits_in_a_dry_run",
+            Arc::new(OtherEdit(|edit| {
+                Some(EditDead {
+                    dry_run: false,
+                    ..edit
+                })
+            })),
+            &[("edit_dry_run", "something was edited")],
         ),
         (
             "sets_aside_in_a_dry_run",

@@ -328,6 +328,7 @@ fn consume(author: &mut Author) {
         group: group.clone(),
         topic: topic.clone(),
         number: 0,
+        dry_run: false,
         edit: DeadEdit::Put {
             key: None,
             body: Some(b"mended".as_slice().into()),

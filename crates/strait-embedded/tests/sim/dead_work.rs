@@ -151,6 +151,7 @@ impl World {
             topic,
             number,
             edit: what,
+            dry_run: false,
         });
         self.call(
             What::Edit(group, number, edit),

@@ -39,7 +39,8 @@ wire_struct!(EditDead {
     group,
     topic,
     number,
-    edit
+    edit,
+    dry_run
 });
 wire_struct!(RemoveDead {
     group,

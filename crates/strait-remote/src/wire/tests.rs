@@ -337,7 +337,7 @@ proptest! {
         there_and_back(&vec![DeadSummary { fingerprint: print, count: big, example: text.clone(), first_died: at, last_died: at, keys: more }]);
         let put = DeadEdit::Put { key: yes.then(|| text.as_bytes().to_vec()), body: yes.then(|| Bytes::from("body")), headers: Some(vec![(text.to_string(), Bytes::new())]) };
         for edit in [put, DeadEdit::Drop] {
-            there_and_back(&EditDead { group: group.clone(), topic: topic.clone(), number: big, edit });
+            there_and_back(&EditDead { group: group.clone(), topic: topic.clone(), number: big, edit, dry_run: yes });
         }
         there_and_back(&SetAside { group: group.clone(), topic: topic.clone(), partition: small, position, reason: text.clone(), force: yes, dry_run: !yes });
         there_and_back(&Claim { scope: text.to_string(), key: text.to_string(), holder: text.to_string(), lease: wait, wait, at_most_once: yes });

@@ -170,6 +170,7 @@ impl<M: Message> DeadLetters<M> {
             topic,
             number,
             edit,
+            dry_run: false,
         };
         self.topic.inner.lane.edit_dead(edit).await
     }

@@ -73,7 +73,7 @@ pub(super) async fn edit(args: EditArgs, target: &Target, ctx: &Ctx) -> Outcome 
         (false, true) => "unchanged",
         (false, false) => "edited",
     };
-    if done != "unchanged" && !args.dry_run {
+    if done != "unchanged" {
         let header = |(name, value): &(String, String)| (name.clone(), value.clone().into());
         let headers: Vec<_> = args.headers.iter().map(header).collect();
         let edit = match args.drop {
@@ -89,6 +89,7 @@ pub(super) async fn edit(args: EditArgs, target: &Target, ctx: &Ctx) -> Outcome 
             topic: info.topic.clone(),
             number: args.number,
             edit,
+            dry_run: args.dry_run,
         };
         target.events.edit_dead(edit).await?;
     }
