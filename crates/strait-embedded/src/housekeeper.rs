@@ -311,32 +311,34 @@ impl Housekeeper {
 
     /// Trims what retention lets go: whole finished segments, never what a parked message needs.
     fn apply_retention(&mut self, now: Now) {
-        let mut trims = Vec::new();
-        {
-            let state = self.shared.state.lock();
-            trims.extend(expiries(&state, now.wall));
-            for topic in state.topics.values().filter(|topic| topic.has_cleanup()) {
-                let older = topic.settings.retention_ms.map(|ms| {
-                    now.wall
-                        .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
-                });
-                for (partition, place) in (0u32..).zip(&topic.partitions) {
-                    let expired = place.stream.expired(older, topic.settings.retention_bytes);
-                    let groups = topic.groups.iter().filter_map(|id| state.groups.get(id));
-                    let needed = groups
-                        .filter_map(|g| g.needed_from(partition as usize))
-                        .min();
-                    let start = expired.min(needed.unwrap_or(u64::MAX));
-                    if start > place.stream.start {
-                        trims.push(Command::Trim {
-                            topic: topic.id,
-                            partition,
-                            start,
-                        });
-                    }
-                }
+        let mut trims = expiries(&self.shared.state.lock(), now.wall);
+        self.shared.each_stream(|state, id, stream| {
+            let place = id.as_partition();
+            let topic = place.and_then(|(topic, _)| state.topics.get(&topic));
+            let (Some((_, partition)), Some(topic)) = (place, topic) else {
+                return;
+            };
+            if !topic.has_cleanup() {
+                return;
             }
-        }
+            let older = topic.settings.retention_ms.map(|ms| {
+                now.wall
+                    .saturating_sub(i64::try_from(ms).unwrap_or(i64::MAX))
+            });
+            let expired = stream.expired(older, topic.settings.retention_bytes);
+            let groups = topic.groups.iter().filter_map(|id| state.groups.get(id));
+            let needed = groups
+                .filter_map(|g| g.needed_from(partition as usize))
+                .min();
+            let start = expired.min(needed.unwrap_or(u64::MAX));
+            if start > stream.start {
+                trims.push(Command::Trim {
+                    topic: topic.id,
+                    partition,
+                    start,
+                });
+            }
+        });
         if !trims.is_empty() {
             trims.into_iter().for_each(|trim| self.shared.push(trim, 0));
             self.shared.chores.lock().checkpoint = true;

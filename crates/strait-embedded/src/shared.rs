@@ -13,12 +13,16 @@ use tokio::sync::{Notify, oneshot, watch};
 use crate::by_key::Waypoints;
 use crate::command::{Command, Now};
 use crate::disk::{Disk, LogPos, Pool};
+use crate::extents::{Stream, StreamId};
 use crate::fingerprint::Fingerprint;
 use crate::index::Indexes;
 use crate::ops::GroupId;
 use crate::options::Options;
 use crate::state::State;
 use crate::storage::History;
+
+/// Topics that are looked at under one hold of the state's lock.
+const AT_ONCE: usize = 256;
 
 #[derive(Debug)]
 pub(crate) struct Shared {
@@ -159,6 +163,32 @@ impl Shared {
             history: Mutex::default(),
             ended: Mutex::new(None),
             is_ended: AtomicBool::new(false),
+        }
+    }
+
+    /// Visits every stream, topics in small parts: the writer goes on in between.
+    pub(crate) fn each_stream(&self, mut visit: impl FnMut(&State, StreamId, &Stream)) {
+        let mut next = 0;
+        loop {
+            let state = self.state.lock();
+            let mut seen = 0;
+            for topic in state.topics.range(next..).map(|(_, t)| t).take(AT_ONCE) {
+                seen += 1;
+                next = topic.id + 1;
+                for (partition, place) in (0..).zip(&topic.partitions) {
+                    visit(
+                        &state,
+                        StreamId::partition(topic.id, partition),
+                        &place.stream,
+                    );
+                }
+            }
+            if seen < AT_ONCE {
+                for group in state.groups.values() {
+                    visit(&state, StreamId::dead(group.id), &group.graveyard);
+                }
+                return;
+            }
         }
     }
 

@@ -23,8 +23,6 @@ const BY_AGE: u8 = 16;
 /// Cleaned segments below this part of a full one are merged when there are so many of a class.
 const SMALL: u64 = 8;
 const MANY: usize = 16;
-/// Topics that are looked at under one hold of the state's lock.
-const AT_ONCE: usize = 256;
 
 /// A range of a stream that is copied into a cleaned segment.
 #[derive(Debug)]
@@ -80,43 +78,17 @@ fn evacuations(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> Vec<
     let mut moves = Vec::new();
     let victims = victims(shared, indexed_to, damaged);
     if !victims.is_empty() {
-        each_stream(shared, |state, id, stream| {
+        shared.each_stream(|state, id, stream| {
             moves.extend(moves_of(state, id, stream, &victims));
         });
     }
     moves
 }
 
-/// Visits every stream, topics in small parts: the writer goes on in between.
-fn each_stream(shared: &Shared, mut visit: impl FnMut(&State, StreamId, &Stream)) {
-    let mut next = 0;
-    loop {
-        let state = shared.state.lock();
-        let mut seen = 0;
-        for topic in state.topics.range(next..).map(|(_, t)| t).take(AT_ONCE) {
-            seen += 1;
-            next = topic.id + 1;
-            for (partition, place) in (0..).zip(&topic.partitions) {
-                visit(
-                    &state,
-                    StreamId::partition(topic.id, partition),
-                    &place.stream,
-                );
-            }
-        }
-        if seen < AT_ONCE {
-            for group in state.groups.values() {
-                visit(&state, StreamId::dead(group.id), &group.graveyard);
-            }
-            return;
-        }
-    }
-}
-
 /// Segments to empty.
 fn victims(shared: &Shared, indexed_to: u64, damaged: &HashSet<u64>) -> HashSet<u64> {
     let mut live: HashMap<u64, u64> = HashMap::new();
-    each_stream(shared, |_, _, stream| {
+    shared.each_stream(|_, _, stream| {
         for span in &stream.spans {
             *live.entry(span.segment).or_default() += span.bytes;
         }
@@ -212,7 +184,7 @@ fn compactions(shared: &Shared, damaged: &HashSet<u64>) -> Vec<Move> {
     let now = shared.clock.now().wall;
     let mut moves = Vec::new();
     let mut bytes = 0;
-    each_stream(shared, |state, id, stream| {
+    shared.each_stream(|state, id, stream| {
         let Some((topic, partition)) = id.as_partition() else {
             return;
         };

@@ -158,7 +158,7 @@ async fn small_again(dir: &Path) {
         let files = std::fs::read_dir(dir).expect("the directory");
         let lens = files.filter_map(|file| Some(file.ok()?.metadata().ok()?.len()));
         size = lens.sum::<u64>();
-        if size < 42 << 20 {
+        if size < 40 << 20 {
             return;
         }
         tokio::time::sleep(Duration::from_millis(5)).await;
