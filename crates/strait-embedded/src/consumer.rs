@@ -104,25 +104,27 @@ impl Home {
             .iter_mut()
             .flatten()
             .for_each(|taken| taken.attempts = Some(made));
-        self.dealt_with(&fence);
+        // Later ones of its key wait until it is decided: it may hold the key, or come back by a limit raised meanwhile.
+        let key = key_hash(message.record().key());
+        self.dealt_with(&fence, if self.key_order { key } else { 0 });
         self.settle(prepared);
     }
 
     /// Compaction removed what the receipt covers: a newer message of its key took its place.
     fn compacted(&self, receipt: Receipt) {
-        self.dealt_with(&receipt.fence());
+        self.dealt_with(&receipt.fence(), 0);
         self.settle(Prepared {
             unit: Unit::settle(receipt, Verdict::Done),
             messages: Vec::new(),
         });
     }
 
-    /// The engine settles it by itself: nothing waits for its delivery.
-    fn dealt_with(&self, fence: &Fence) {
+    /// The engine settles it by itself: nothing waits for its delivery, save later ones of `key`, where it is not 0.
+    fn dealt_with(&self, fence: &Fence, key: u64) {
         let mut state = self.shared.state.lock();
         let group = state.groups.get_mut(&self.group());
         if let Some(shard) = group.and_then(|group| group.shards.get_mut(fence.shard as usize)) {
-            shard.set_settling(fence.first.offset(), fence.count, 0);
+            shard.set_settling(fence.first.offset(), fence.count, key);
         }
     }
 }

@@ -231,12 +231,7 @@ impl Shard {
         self.unpark(offset, offset + 1);
         self.attempts.remove(&offset);
         self.returned.remove(offset, offset + 1);
-        if let Some(settling) = self.settling.get_mut(&op.key) {
-            settling.remove(&offset);
-            if settling.is_empty() {
-                self.settling.remove(&op.key);
-            }
-        }
+        self.decided(op.key, offset);
         let leases = &self.leases;
         self.parking
             .insert(offset, op, redriven, &|o| lease_at(leases, o).is_some());
@@ -381,6 +376,16 @@ impl Shard {
                 ..lease
             },
         );
+    }
+
+    /// What the engine settles by itself has come to the writer: later ones of the key wait for what that did, if for anything.
+    pub(crate) fn decided(&mut self, key: u64, offset: u64) {
+        if let Some(settling) = self.settling.get_mut(&key) {
+            settling.remove(&offset);
+            if settling.is_empty() {
+                self.settling.remove(&key);
+            }
+        }
     }
 
     /// Takes back what `lost` says. What was delivered becomes due or returned; gives the ranges that never were, whose

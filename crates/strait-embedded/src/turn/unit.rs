@@ -228,16 +228,14 @@ impl Turn<'_> {
     /// raised since.
     fn give_up(&mut self, fence: &Fence, message: Taken, reason: &str) {
         let group = group_of(fence.consumer);
-        let limit = self
-            .state
-            .groups
-            .get(&group)
-            .map(|group| group.settings.max_attempts);
-        if message
-            .attempts
-            .zip(limit)
-            .is_none_or(|(made, limit)| made >= limit)
-        {
+        let Some(found) = self.state.groups.get_mut(&group) else {
+            return;
+        };
+        if let Some(shard) = found.shards.get_mut(fence.shard as usize) {
+            shard.decided(message.key, message.offset);
+        }
+        let limit = found.settings.max_attempts;
+        if message.attempts.is_none_or(|made| made >= limit) {
             return self.bury(fence, message, reason);
         }
         let back = Op::Release {

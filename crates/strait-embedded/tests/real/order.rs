@@ -2,16 +2,19 @@
 
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
+use std::time::Duration;
 
-use strait_core::events::{DeadFilter, GroupSpec, Order, Redrive, TopicSpec};
+use strait_core::events::{
+    AfterDead, Append, DeadFilter, GroupSpec, Order, Redrive, Start, TopicSpec,
+};
 use strait_core::{
     Arrival, Consumer, Delivery, Engine, Fut, NewRecord, Outcome, Receipt, Records, Unit, Verdict,
 };
-use strait_embedded::Options;
 use strait_embedded::disk::{LogOptions, SimDisk};
 use strait_embedded::stepped::Stepped;
+use strait_embedded::{Embedded, Options};
 
-use crate::support::{append_of, events, name};
+use crate::support::{append_of, block_on, declare, events, name};
 
 /// A call and the turn of the writer that answers it.
 fn call<T>(stepped: &mut Stepped, mut future: Fut<T>) -> T {
@@ -65,6 +68,19 @@ fn commit(stepped: &mut Stepped, settle: Vec<(Receipt, Verdict)>) {
     assert!(matches!(outcome, Outcome::Applied(_)), "{outcome:?}");
 }
 
+/// A message with a key, for the first partition.
+fn of_the_key(body: &[u8]) -> Append {
+    let record = NewRecord {
+        key: Some(b"key"),
+        body,
+        ..NewRecord::default()
+    };
+    Append {
+        records: Records::one(&[], record).expect("a message within the limits"),
+        ..append_of("in", 0, body)
+    }
+}
+
 /// A partition with two messages of one key, and a member of a group in the order of keys.
 fn two_of_a_key() -> (Stepped, Consumer) {
     let log = LogOptions::new(7, 7);
@@ -74,14 +90,7 @@ fn two_of_a_key() -> (Stepped, Consumer) {
     let spec = TopicSpec::new(name("in")).partitions(1);
     call(&mut stepped, lane.declare(spec)).expect("declared");
     for body in [b"a", b"b"] {
-        let record = NewRecord {
-            key: Some(b"key"),
-            body,
-            ..NewRecord::default()
-        };
-        let mut append = append_of("in", 0, body);
-        append.records = Records::one(&[], record).expect("a message within the limits");
-        call(&mut stepped, lane.append(append)).expect("appended");
+        call(&mut stepped, lane.append(of_the_key(body))).expect("appended");
     }
     let spec = GroupSpec {
         order: Order::Key,
@@ -120,4 +129,47 @@ fn what_waits_for_its_key_keeps_its_last_failure() {
     assert_eq!(second.message.position().offset(), 1);
     assert_eq!(second.attempt, 2);
     assert_eq!(second.last_error.as_deref(), Some("no answer"));
+}
+
+/// The second was granted while the first, whose only attempt was lost, was being given up: that came to light once in a
+/// hundred rounds, with the writer on a thread of its own.
+#[test]
+fn the_next_of_a_key_does_not_pass_a_message_that_is_being_given_up() {
+    let engine = Embedded::memory(Options::default()).expect("an empty engine");
+    block_on(async {
+        declare(&engine, "in", 1).await;
+        for body in [b"a", b"b"] {
+            let append = events(&engine).append(of_the_key(body));
+            append.await.expect("appended");
+        }
+        for round in 0..500 {
+            let spec = GroupSpec {
+                max_attempts: 1,
+                after_dead: AfterDead::HoldKey,
+                start: Start::Earliest,
+                ..GroupSpec::new(name(&format!("group-{round}")), name("in"))
+            };
+            let held = the_first_is_lost(&engine, spec);
+            let held = tokio::time::timeout(Duration::from_secs(10), held).await;
+            assert_eq!(held, Ok(1), "messages of the key that wait, round {round}");
+        }
+    });
+}
+
+/// A member of the group drops the first message and asks on until the dead letter is there: how many messages wait.
+async fn the_first_is_lost(engine: &Embedded, spec: GroupSpec) -> u64 {
+    let lane = events(engine);
+    let (group, topic) = (spec.group.clone(), spec.topic.clone());
+    let mut member = lane.join(spec).await.expect("a member");
+    while !matches!(member.next(1, 1 << 10).await, Ok(Arrival::Run(..))) {}
+    loop {
+        tokio::task::yield_now().await;
+        let arrived = poll(&mut member);
+        assert!(arrived.is_none(), "its key is held: {arrived:?}");
+        let info = lane.group(group.clone(), topic.clone()).await;
+        let info = info.expect("the group");
+        if info.dead == 1 {
+            return info.lag();
+        }
+    }
 }
