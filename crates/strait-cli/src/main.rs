@@ -99,7 +99,7 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Explain(args) => explain::run(&args, &ctx.out),
         Command::Describe(args) => describe::run(args, ctx).await,
         Command::Inspect(args) => inspect::run(args, ctx),
-        Command::Upgrade(args) => upgrade::run(&args, &ctx.out),
+        Command::Upgrade(args) => upgrade::run(args, ctx),
         Command::Completions(args) => explain::completions(&args, &ctx.out),
         Command::Man(args) => man::run(&args, &ctx.out),
         Command::Dev(_) | Command::Produce(_) | Command::Consume(_) => {

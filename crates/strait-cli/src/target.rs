@@ -10,7 +10,7 @@ use strait::core::events::{Events, GroupInfo, TopicInfo};
 use strait::core::{Error, Health, Kind, Name, codes};
 
 use crate::args::Global;
-use crate::fail::{Outcome, nearest};
+use crate::fail::{Failure, Outcome, nearest};
 
 /// The default data directory.
 pub(crate) const DEFAULT_URL: &str = "file:./strait-data";
@@ -144,8 +144,17 @@ fn reads_others(group: &Name, topic: &Name, on: &[GroupInfo]) -> Error {
         .next(format!("strait group show {group}"))
 }
 
+/// The directory that a command looks at without opening it: the one that was named, or that of the URL.
+pub(crate) fn named_or_default(named: Option<PathBuf>, global: &Global) -> Outcome<PathBuf> {
+    let directory = named.or_else(|| directory(&url(global))).ok_or_else(|| {
+        Failure::usage("only a directory has files to look at: name it, or use --url file:DIR")
+    })?;
+    must_exist(&directory)?;
+    Ok(directory)
+}
+
 /// A command that looks at a directory does not make it.
-pub(crate) fn must_exist(dir: &Path) -> Outcome {
+fn must_exist(dir: &Path) -> Outcome {
     if dir.exists() {
         return Ok(());
     }

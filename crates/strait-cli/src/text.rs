@@ -99,6 +99,7 @@ pub(crate) fn time(at: Timestamp) -> String {
 pub(crate) fn duration(length: Duration) -> String {
     let seconds = length.as_secs_f64();
     match length.as_secs() {
+        0 if length.is_zero() => "0 s".to_owned(),
         0 => format!("{seconds:.2} s"),
         1..=9 => format!("{seconds:.1} s"),
         10..=119 => format!("{seconds:.0} s"),

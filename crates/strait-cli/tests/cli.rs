@@ -3,6 +3,8 @@
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
+mod support;
+
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Lines, Read, Write};
 use std::path::Path;
@@ -13,6 +15,11 @@ use std::time::Duration;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::{Value, json};
 use tempfile::TempDir;
+
+use support::limit;
+
+/// No test runs a command for longer.
+const LONGEST: Duration = Duration::from_secs(60);
 
 #[test]
 fn help_usage_and_errors_read_as_written() {
@@ -750,7 +757,7 @@ impl Dir {
 
     fn run(&self, args: &[&str], input: &[u8]) -> Ran {
         let mut child = self.command(args).spawn().unwrap();
-        let _limit = limit(&child);
+        let _limit = limit(&child, LONGEST);
         let mut stdin = child.stdin.take().unwrap();
         let input = input.to_vec();
         // A command that reads nothing closes its input.
@@ -796,7 +803,7 @@ impl Program {
             text
         });
         Program {
-            _limit: limit(&child),
+            _limit: limit(&child, LONGEST),
             child,
             output,
             stderr: Some(stderr),
@@ -865,20 +872,6 @@ impl Drop for Program {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
-}
-
-/// Kills a program that is still there after a minute, so that a fault ends a test instead of hanging it. Dropping the
-/// answer ends the watch.
-fn limit(child: &Child) -> mpsc::Sender<()> {
-    let id = Pid::from_child(child);
-    let (alive, watch) = mpsc::channel::<()>();
-    std::thread::spawn(move || {
-        if watch.recv_timeout(Duration::from_secs(60)) == Err(mpsc::RecvTimeoutError::Timeout) {
-            // It may have ended in this moment.
-            let _ = kill_process(id, Signal::KILL);
-        }
-    });
-    alive
 }
 
 fn find_in_files(dir: &Path, needle: &[u8]) -> (std::path::PathBuf, usize) {

@@ -64,6 +64,12 @@ pub(crate) fn segment_of(name: &str) -> Option<u64> {
     (file_name(segment) == name).then_some(segment)
 }
 
+/// The version of the index file that begins with `head`.
+pub(crate) fn version_of(head: &[u8]) -> Option<u32> {
+    let mut r = Reader::new(head.strip_prefix(MAGIC)?);
+    u32::try_from(r.u64().ok()?).ok()
+}
+
 /// Writes the index of a segment, durably.
 pub(crate) fn write(
     disk: &dyn Disk,

@@ -25,6 +25,8 @@ pub const FORMAT: u32 = 1;
 /// Every file of strait with a format of its own begins with this and some letters more, eight in all, then its version.
 const MAGIC: &[u8] = b"STRAIT";
 const VERSION_AT: usize = 8;
+/// The kind of file whose numbers, that of the version too, have a variable length.
+const INDEX: &str = "index";
 
 /// A file of a data directory.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -116,7 +118,11 @@ fn file_info(disk: &dyn Disk, dir: &Path, name: &str) -> io::Result<FileInfo> {
             n => got += n,
         }
     }
-    let format = (got == head.len() && head.starts_with(MAGIC)).then(|| le_u32(&head, VERSION_AT));
+    let format = match kind {
+        _ if got < head.len() || !head.starts_with(MAGIC) => None,
+        INDEX => index::version_of(&head),
+        _ => Some(le_u32(&head, VERSION_AT)),
+    };
     Ok(info(file.len()?, format))
 }
 
@@ -132,7 +138,7 @@ pub(crate) fn kind_of(name: &str) -> &'static str {
         name if segment_id(name).is_some() => "segment",
         name if cleaned_id_of(name).is_some() => "cleaned",
         name if snapshot_seq(name).is_some() => "checkpoint",
-        name if index::segment_of(name).is_some() => "index",
+        name if index::segment_of(name).is_some() => INDEX,
         _ => "foreign",
     }
 }

@@ -323,19 +323,21 @@ pub(crate) fn open_error(error: OpenError) -> Error {
 }
 
 pub(crate) fn io_error(dir: &Path, error: io::Error) -> Error {
-    let kind = match error.kind() {
-        io::ErrorKind::PermissionDenied => Kind::Denied,
-        io::ErrorKind::Unsupported => Kind::Unsupported,
-        io::ErrorKind::NotADirectory => Kind::Config,
-        io::ErrorKind::NotFound => Kind::NotFound,
-        _ => Kind::Unexpected,
+    let rights = "choose another directory, or give this user the right to write there";
+    let no_directory = "choose another name: this one, or a part of it, is a file";
+    let (kind, next) = match error.kind() {
+        io::ErrorKind::PermissionDenied => (Kind::Denied, rights),
+        io::ErrorKind::Unsupported => (Kind::Unsupported, rights),
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => (Kind::Config, no_directory),
+        io::ErrorKind::NotFound => (Kind::NotFound, rights),
+        _ => (Kind::Unexpected, rights),
     };
     Error::new(
         kind,
         format!("cannot open the directory {}: {error}", dir.display()),
     )
     .caused_by(error)
-    .next("choose another directory, or give this user the right to write there")
+    .next(next)
 }
 
 pub(crate) fn lock_error(dir: &Path, error: LockError) -> Error {

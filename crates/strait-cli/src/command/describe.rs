@@ -471,6 +471,7 @@ fn label(name: &str) -> String {
 /// A fact for people: numbers grouped, sizes and times in their greatest unit, parts of an object one after the other.
 fn in_words(name: &str, value: &Value, people: bool) -> String {
     match value {
+        Value::Null if name.ends_with(RATE) => "not known before a minute has passed".to_owned(),
         Value::Null => "-".to_owned(),
         Value::Bool(true) => "yes".to_owned(),
         Value::Bool(false) => "no".to_owned(),

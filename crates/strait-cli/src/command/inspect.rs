@@ -10,7 +10,7 @@ use strait::core::events::{GroupInfo, TopicInfo};
 use strait_embedded::{FileInfo, Inspection};
 
 use super::Ctx;
-use crate::fail::{Failure, Outcome};
+use crate::fail::Outcome;
 use crate::out::{Column, SCHEMA, aligned, number, text};
 use crate::target;
 use crate::text::{bytes, count};
@@ -83,13 +83,7 @@ struct Group {
 
 /// Runs the command.
 pub(crate) fn run(args: InspectArgs, ctx: &Ctx) -> Outcome {
-    let directory = match args.directory {
-        Some(directory) => directory,
-        None => target::directory(&target::url(&ctx.global)).ok_or_else(|| {
-            Failure::usage("only a directory has files: name it, or use --url file:DIR")
-        })?,
-    };
-    target::must_exist(&directory)?;
+    let directory = target::named_or_default(args.directory, &ctx.global)?;
     let found = strait_embedded::inspect(&directory)?;
     let report = Report::new(directory.display().to_string(), found);
     let text = report.in_words(ctx.out.people);

@@ -7,9 +7,10 @@ use serde::Serialize;
 use strait::core::{Error, Kind};
 use strait_embedded::{FORMAT, check_formats, files};
 
+use super::Ctx;
 use crate::confirm::DryRun;
 use crate::fail::Outcome;
-use crate::out::{Out, SCHEMA};
+use crate::out::SCHEMA;
 use crate::target;
 
 /// Bring a data directory to the format of this version; the format of 0.1 is the only one so far.
@@ -18,12 +19,12 @@ use crate::target;
 /// Opening a directory never changes its format.
 #[derive(Debug, Args)]
 #[command(after_help = "Examples:
-  strait upgrade ./strait-data --dry-run
-  strait upgrade ./strait-data -o json")]
+  strait upgrade --dry-run
+  strait upgrade ./strait-demo -o json")]
 pub(crate) struct UpgradeArgs {
-    /// The directory
+    /// The directory [default: that of --url]
     #[arg(value_name = "DIR")]
-    directory: PathBuf,
+    directory: Option<PathBuf>,
     #[command(flatten)]
     dry: DryRun,
 }
@@ -43,11 +44,11 @@ struct Report {
 }
 
 /// Runs the command.
-pub(crate) fn run(args: &UpgradeArgs, out: &Out) -> Outcome {
-    target::must_exist(&args.directory)?;
-    let files = files(&args.directory)?;
-    check_formats(&args.directory, &files)?;
-    let shown = args.directory.display().to_string();
+pub(crate) fn run(args: UpgradeArgs, ctx: &Ctx) -> Outcome {
+    let directory = target::named_or_default(args.directory, &ctx.global)?;
+    let files = files(&directory)?;
+    check_formats(&directory, &files)?;
+    let shown = directory.display().to_string();
     let identity = files.iter().find(|file| file.kind == "identity");
     let Some(format) = identity.and_then(|file| file.format) else {
         let text = format!("{shown} is no data directory of strait: it has no valid IDENTITY");
@@ -68,5 +69,5 @@ pub(crate) fn run(args: &UpgradeArgs, out: &Out) -> Outcome {
         report.directory,
         env!("CARGO_PKG_VERSION")
     );
-    out.object(&report, &text)
+    ctx.out.object(&report, &text)
 }

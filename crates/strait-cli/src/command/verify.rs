@@ -51,13 +51,7 @@ struct Report {
 
 /// Runs the command.
 pub(crate) fn run(args: VerifyArgs, ctx: &Ctx) -> Outcome {
-    let directory = match args.directory {
-        Some(directory) => directory,
-        None => target::directory(&target::url(&ctx.global)).ok_or_else(|| {
-            Failure::usage("only a directory can be verified: name it, or use --url file:DIR")
-        })?,
-    };
-    target::must_exist(&directory)?;
+    let directory = target::named_or_default(args.directory, &ctx.global)?;
     let found = verify(&directory)?;
     let report = Report::new(&directory, found);
     let text = match ctx.out.shape() {

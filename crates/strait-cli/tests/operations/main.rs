@@ -4,10 +4,14 @@
 #![allow(clippy::unwrap_used)]
 
 mod full_disk;
+#[path = "../support/mod.rs"]
+mod support;
 
 use std::io::{BufRead, BufReader, Lines, Write};
 use std::path::PathBuf;
 use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
@@ -60,7 +64,7 @@ fn a_format_that_is_not_known_is_refused_by_name() {
         (&done["format"], &done["changes"]),
         (&1.into(), &false.into())
     );
-    assert!(dir.ok(&["upgrade", name], "").contains("nothing to do"));
+    assert!(dir.ok(&["upgrade"], "").contains("nothing to do"));
 
     let segment = dir.file("log-");
     let mut bytes = std::fs::read(&segment).unwrap();
@@ -355,10 +359,14 @@ fn what_is_no_data_directory_has_nothing_to_verify() {
     assert!(stderr.contains("there is no log in it"), "{stderr}");
 }
 
+/// No test runs a command for longer.
+const LONGEST: Duration = Duration::from_secs(300);
+
 /// A command that goes on until it is stopped.
 struct Running {
     child: Child,
     lines: Lines<BufReader<ChildStdout>>,
+    _limit: mpsc::Sender<()>,
 }
 
 impl Running {
@@ -460,7 +468,11 @@ impl Dir {
             .spawn()
             .unwrap();
         let lines = BufReader::new(child.stdout.take().unwrap()).lines();
-        Running { child, lines }
+        Running {
+            _limit: support::limit(&child, LONGEST),
+            child,
+            lines,
+        }
     }
 
     /// Runs what must succeed; gives its stdout.

@@ -148,11 +148,15 @@ async fn behind_its_key(lab: Lab) -> Check {
     let later = retry(Duration::from_secs(3600));
     lab.settle(delivery.receipt, later).await?;
     member.give_back("a").await?;
-    // Handed out once more it is held back behind the first, or it was never handed out.
+    // Handed out once more it is held back behind the first, or on its way to the member still, or it was never handed out.
     match standing(&lab, &topic, 1).await? {
         Standing::Ahead => {}
         Standing::Unsettled(stuck) => {
-            let waits = matches!(stuck.on, StuckOn::Retry { .. } | StuckOn::Turn);
+            let waits = match &stuck.on {
+                StuckOn::Retry { .. } | StuckOn::Turn => true,
+                StuckOn::Member => stuck.offset == Position::at(1),
+                _ => false,
+            };
             check!(waits, "it waits for {:?}", stuck.on);
         }
         other => check!(false, "it is {other:?}"),

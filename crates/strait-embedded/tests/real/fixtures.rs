@@ -22,7 +22,7 @@ use strait_core::{
 };
 use strait_embedded::disk::{Disk, LogOptions, Open, SimDisk};
 use strait_embedded::stepped::Stepped;
-use strait_embedded::{Embedded, FORMAT, Options, verify};
+use strait_embedded::{Embedded, FORMAT, Options, files, inspect, verify};
 
 use crate::support::{append, block_on, events, name, open, read_all};
 
@@ -44,6 +44,7 @@ fn every_format_that_was_released_is_opened() {
         unpack(&fixture, &dir);
         let report = verify(&dir).expect("it can be read");
         assert!(report.damage.is_empty(), "{:?}", report.damage);
+        check_formats_of(&fixture, &dir);
         let expected = std::fs::read_to_string(fixture.join("EXPECTED")).expect("a text");
         for read_only in [true, false] {
             let options = Options {
@@ -63,6 +64,17 @@ fn every_format_that_was_released_is_opened() {
         let engine = open(&dir).expect("it is opened again");
         block_on(append(&engine, "plain", 0, b"on")).expect("appended");
     }
+}
+
+/// The files say which format they have, and what looks at them from outside can read it.
+fn check_formats_of(fixture: &Path, dir: &Path) {
+    let fixture = fixture.file_name().expect("a name").to_string_lossy();
+    for file in files(dir).expect("they can be listed") {
+        let format = file.format.map(|format| format!("v{format}"));
+        assert_eq!(format.as_deref(), Some(&*fixture), "{file:?}");
+    }
+    let found = inspect(dir).expect("it can be read");
+    assert!(!found.topics.is_empty(), "{found:?}");
 }
 
 fn unpack(fixture: &Path, dir: &Path) {
