@@ -149,8 +149,11 @@ pub struct LockGuard {
 
 impl Drop for LockGuard {
     fn drop(&mut self) {
-        // Only so that nobody reads an old name; the lock itself ends when the file is closed. Who only reads cannot.
+        // Only so that nobody reads an old name. Who only reads cannot.
         let _ = self.file.set_len(0);
+        // Closing the file would not do: a child process that this one starts at the moment has it open too, until it becomes
+        // another program.
+        let _ = flock(&self.file, FlockOperation::Unlock);
     }
 }
 

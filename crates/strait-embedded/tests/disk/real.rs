@@ -3,6 +3,7 @@
 use std::io::IoSlice;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use strait_embedded::disk::io::read_exact_at;
 use strait_embedded::disk::real::LockError;
@@ -87,6 +88,25 @@ fn the_lock_names_its_holder_and_ends_with_it() {
     }
     drop(guard);
     disk.try_lock().unwrap();
+}
+
+/// A child has the lock's file open until it has become another program.
+#[test]
+fn the_lock_ends_while_a_child_is_being_started() {
+    let dir = tempfile::tempdir().unwrap();
+    let disk = RealDisk::open(dir.path()).unwrap();
+    let ended = AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            while !ended.load(Ordering::Relaxed) {
+                let child = std::process::Command::new("true").status();
+                assert!(child.unwrap().success());
+            }
+        });
+        let refused = (0..20_000).find_map(|_| disk.try_lock().err());
+        ended.store(true, Ordering::Relaxed);
+        assert!(refused.is_none(), "{refused:?}");
+    });
 }
 
 #[test]
