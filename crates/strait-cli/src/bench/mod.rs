@@ -6,6 +6,7 @@
 
 mod bare;
 mod disk;
+mod fsyncs;
 mod group;
 pub(crate) mod interleaved;
 mod load;

@@ -5,6 +5,7 @@
 //! is free.
 
 use std::collections::VecDeque;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -14,10 +15,11 @@ use clap::Args;
 use hdrhistogram::Histogram;
 use serde::Serialize;
 use strait::core::events::{Append, Compaction, Events, Expected, Retention, TopicSpec};
-use strait::core::{Error, Kind, Name, NewRecord, Records, RecordsBuilder};
+use strait::core::{Backup, Error, Kind, Name, NewRecord, Records, RecordsBuilder};
 use tokio::sync::Semaphore;
 
 use super::disk::{device_written, directory_bytes};
+use super::fsyncs::Fsyncs;
 use super::load::{histogram, millis, record};
 use super::memory::resident;
 use super::{Place, bare};
@@ -80,6 +82,8 @@ struct Report {
     ack_p99_ms: f64,
     /// One 4 KiB write with its fdatasync, alone on the disk.
     fsync_p99_ms: f64,
+    /// Those of the engine meanwhile.
+    fsync_in_run_p99_ms: f64,
     /// Bytes of bodies, and what the disk was given to write meanwhile: log, cleaned segments, zeroing, checkpoints, a backup,
     /// and what others wrote. `null` where the directory has no disk of its own.
     payload_bytes: u64,
@@ -107,6 +111,7 @@ impl Report {
             ack_p50_ms: 0.0,
             ack_p99_ms: 0.0,
             fsync_p99_ms,
+            fsync_in_run_p99_ms: 0.0,
             payload_bytes: 0,
             written_bytes: None,
             write_amplification: None,
@@ -133,9 +138,9 @@ pub(crate) async fn run(args: SustainedArgs, ctx: &Ctx) -> Outcome {
         ));
     }
     let place = Place::own()?;
+    let fsyncs = Fsyncs::listen()?;
     let strait = place.open_own().await?;
-    let events = strait.events_lane()?.clone();
-    let done = measure(&args, &strait, &events, &place, ctx).await;
+    let done = measure(&args, &strait, &place, &fsyncs, ctx).await;
     strait.close_within(Duration::from_secs(5)).await;
     let report = done?;
     ctx.out.object(&report, &in_words(&report))
@@ -144,10 +149,11 @@ pub(crate) async fn run(args: SustainedArgs, ctx: &Ctx) -> Outcome {
 async fn measure(
     args: &SustainedArgs,
     strait: &strait::Strait,
-    events: &Arc<dyn Events>,
     place: &Place,
+    fsyncs: &Fsyncs,
     ctx: &Ctx,
 ) -> Outcome<Report> {
+    let events = strait.events_lane()?;
     let dir = place.disk().unwrap_or_default();
     let fsync_p99_ms = bare::BareLog::create(&dir, true)?.fsync_alone_at(0.99)?;
     let names = declare(args, events).await?;
@@ -159,8 +165,50 @@ async fn measure(
         .note(format!("{rate} messages a second for {:?}", args.duration));
     let before = device_written(&dir);
     let steady = Arc::new(Steady::new(args, events.clone(), names, rate));
-    let running = steady.clone().start();
     let mut report = Report::new(args, rate, fsync_p99_ms);
+    fsyncs.clear();
+    let running = steady.clone().start();
+    let taking = watch(args, strait, &steady, &dir, &mut report).await?;
+    let acks = running.stop().await?;
+    report.ack_p50_ms = millis(&acks, 0.5);
+    report.ack_p99_ms = millis(&acks, 0.99);
+    report.fsync_in_run_p99_ms = fsyncs.at(0.99);
+    report.written_bytes = before
+        .zip(device_written(&dir))
+        .map(|(before, after)| after - before);
+    if let Some(taking) = taking {
+        let taken = taking
+            .await
+            .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
+        let (taken, took) = taken?;
+        let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len().max(1) as f64;
+        let (free, busy) = report.messages_per_second.split_at(PARTS * 2 / 3);
+        report.backup = Some(BackedUp {
+            backup_bytes: taken.bytes,
+            backup_s: took.as_secs_f64(),
+            rate_during_backup: three_digits(mean(busy) / mean(free)),
+        });
+    }
+    let payload = report.payload_bytes as f64;
+    let times = |written| three_digits(written as f64 / payload);
+    report.write_amplification = report.written_bytes.map(times);
+    let rates = report.messages_per_second.iter().copied();
+    let (least, most) = rates.fold((f64::MAX, 0.0), |(a, b), r| (r.min(a), r.max(b)));
+    report.flatness = three_digits(least / most);
+    Ok(report)
+}
+
+/// A backup that was begun, and how long it took.
+type Taking = tokio::task::JoinHandle<Result<(Backup, Duration), Error>>;
+
+/// Watches the load for its time, a tenth after the other; gives the backup that it began.
+async fn watch(
+    args: &SustainedArgs,
+    strait: &strait::Strait,
+    steady: &Steady,
+    dir: &Path,
+    report: &mut Report,
+) -> Outcome<Option<Taking>> {
     let backup = dir.join("backup");
     let mut taking = None;
     let (mut acked, mut begun) = (0, Instant::now());
@@ -187,33 +235,8 @@ async fn measure(
             .resident_bytes
             .extend(resident().map(|memory| memory.0));
     }
-    let acks = running.stop().await?;
-    report.ack_p50_ms = millis(&acks, 0.5);
-    report.ack_p99_ms = millis(&acks, 0.99);
     report.payload_bytes = acked * u64::from(args.size);
-    report.written_bytes = before
-        .zip(device_written(&dir))
-        .map(|(before, after)| after - before);
-    if let Some(taking) = taking {
-        let taken = taking
-            .await
-            .map_err(|e| Error::new(Kind::Unexpected, e.to_string()))?;
-        let (taken, took) = taken?;
-        let mean = |rates: &[f64]| rates.iter().sum::<f64>() / rates.len().max(1) as f64;
-        let (free, busy) = report.messages_per_second.split_at(PARTS * 2 / 3);
-        report.backup = Some(BackedUp {
-            backup_bytes: taken.bytes,
-            backup_s: took.as_secs_f64(),
-            rate_during_backup: three_digits(mean(busy) / mean(free)),
-        });
-    }
-    let payload = report.payload_bytes as f64;
-    let times = |written| three_digits(written as f64 / payload);
-    report.write_amplification = report.written_bytes.map(times);
-    let rates = report.messages_per_second.iter().copied();
-    let (least, most) = rates.fold((f64::MAX, 0.0), |(a, b), r| (r.min(a), r.max(b)));
-    report.flatness = three_digits(least / most);
-    Ok(report)
+    Ok(taking)
 }
 
 fn three_digits(value: f64) -> f64 {
@@ -414,7 +437,7 @@ fn in_words(report: &Report) -> String {
     let mut text = format!(
         "{} topics, {} messages a second asked for, {} s\n\
          rate      {} (flatness {})\n\
-         acks      {} ms p50, {} ms p99; fsync alone {} ms p99\n\
+         acks      {} ms p50, {} ms p99; fsync {} ms p99, alone before it {} ms\n\
          disk      {}\n\
          directory {} MiB after a tenth, {} MiB at the end\n\
          resident  {} MiB after a tenth, {} MiB at the end\n",
@@ -425,6 +448,7 @@ fn in_words(report: &Report) -> String {
         report.flatness,
         report.ack_p50_ms,
         report.ack_p99_ms,
+        report.fsync_in_run_p99_ms,
         report.fsync_p99_ms,
         match report.write_amplification {
             Some(times) => format!("was given {times} times the bodies to write"),
