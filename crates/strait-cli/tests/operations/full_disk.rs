@@ -64,8 +64,7 @@ fn a_disk_fills_up_and_space_comes_back_without_a_restart() {
 
     dir.ok(&["--url", URL, "topic", "rm", "old", "--yes"], "");
     dev.wait_for("sends go on");
-    producer.is_refused = false;
-    assert_eq!(producer.fill(&dir, "orders", 1).len(), 1);
+    producer.goes_on(&dir, "orders");
 
     producer.fill(&dir, "orders", 1_000);
     assert!(producer.is_refused);
@@ -73,8 +72,7 @@ fn a_disk_fills_up_and_space_comes_back_without_a_restart() {
     let keep = ["topic", "alter", "orders", "--keep-bytes", "8MiB", "--yes"];
     dir.ok(&[&["--url", URL][..], &keep].concat(), "");
     dev.wait_for("sends go on");
-    producer.is_refused = false;
-    assert_eq!(producer.fill(&dir, "orders", 1).len(), 1);
+    producer.goes_on(&dir, "orders");
     dev.stop();
 }
 
@@ -108,11 +106,14 @@ impl Producer {
             let args = ["--url", URL, "produce", topic, "--partitions", "1"];
             let output = dir.run(&args, &lines.collect::<String>());
             let stderr = String::from_utf8(output.stderr).unwrap();
-            let refused = refused_lines(&stderr);
-            self.is_refused = !refused.is_empty();
-            let code = if self.is_refused { 3 } else { 0 };
-            assert_eq!(output.status.code(), Some(code), "{stderr}");
+            let mut refused = refused_lines(&stderr);
+            self.is_refused = output.status.code() == Some(3);
+            assert!(self.is_refused || output.status.success(), "{stderr}");
             if self.is_refused {
+                if refused.is_empty() {
+                    // It was full before the first line.
+                    refused = (1..=mine.len()).collect();
+                }
                 assert!(
                     stderr.contains("error[busy disk_full]: the disk"),
                     "{stderr}"
@@ -125,6 +126,16 @@ impl Producer {
             acked.extend(kept.map(|(_, number)| number));
         }
         acked
+    }
+
+    /// One more is taken. What `strait dev` said may be of a moment before, in which there was a little room: then retention is
+    /// still to come.
+    fn goes_on(&mut self, dir: &Dir, topic: &str) {
+        let taken = (0..600).any(|_| {
+            self.is_refused = false;
+            self.fill(dir, topic, 1).len() == 1
+        });
+        assert!(taken, "sends do not go on");
     }
 }
 
