@@ -329,7 +329,10 @@ pub(crate) fn io_error(dir: &Path, error: io::Error) -> Error {
         io::ErrorKind::PermissionDenied => (Kind::Denied, rights),
         io::ErrorKind::Unsupported => (Kind::Unsupported, rights),
         io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => (Kind::Config, no_directory),
-        io::ErrorKind::NotFound => (Kind::NotFound, rights),
+        io::ErrorKind::NotFound => (
+            Kind::NotFound,
+            "check the name: there is nothing of that name",
+        ),
         _ => (Kind::Unexpected, rights),
     };
     Error::new(
