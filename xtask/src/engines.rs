@@ -27,12 +27,42 @@ const RECIPES: [&Recipe; 4] = [
     &kafka::RECIPE,
 ];
 
+/// What building the clients of other systems needs beside Rust: a compiler for C and C++ and two libraries.
+const TO_BUILD: [fetch::Package; 5] = [
+    program("make", "make"),
+    program("g++", "g++"),
+    program("pkg-config", "pkg-config"),
+    library("libssl-dev", "openssl"),
+    library("zlib1g-dev", "zlib"),
+];
+
+const fn program(name: &'static str, gives: &'static str) -> fetch::Package {
+    fetch::Package {
+        name,
+        gives,
+        is_library: false,
+    }
+}
+
+const fn library(name: &'static str, gives: &'static str) -> fetch::Package {
+    fetch::Package {
+        name,
+        gives,
+        is_library: true,
+    }
+}
+
+/// Installs what building the clients of other systems needs, where it is missing.
+pub(crate) fn install_build_packages() -> Result<(), String> {
+    fetch::packages(&TO_BUILD)
+}
+
 /// How one engine is had and started.
 pub(crate) struct Recipe {
     /// Its name on the command line.
     pub(crate) name: &'static str,
     /// What it needs that is not installed by itself, for people.
-    from: &'static str,
+    pub(crate) from: &'static str,
     /// Gets it, where it is not there yet: a program or a directory.
     get: fn(&Place) -> Result<PathBuf, String>,
     /// How it is started.

@@ -22,8 +22,9 @@ use std::process::ExitCode;
 const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
-  test [--only STAGE].. [--skip STAGE].. [--list]
-                       everything that CI runs, once, with the time of each stage
+  test [--only STAGE].. [--skip STAGE].. [--no-engines] [--list]
+                       everything that CI runs, once, with the time of each stage; --no-engines does without the
+                       servers of other systems
   tidy                 the rules on the source itself: arrows, links, dead files, words, lengths
   sim --seeds N [--from S]
                        the simulations of the embedded engine and of processes that share it, over N seeds

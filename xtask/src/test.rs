@@ -5,6 +5,7 @@ mod deny;
 mod program;
 mod readme;
 mod scratch;
+mod servers;
 
 use crate::cargo::{self, Workspace, cargo};
 use crate::{Failure, tidy};
@@ -22,7 +23,7 @@ struct Stage {
 
 /// The stages share one profile, one set of features and one target directory, so that each crate is built once
 /// for checks, once for tests and once for the release program of the last stage.
-const STAGES: [Stage; 11] = [
+const STAGES: [Stage; 13] = [
     Stage {
         name: "tidy",
         run: tidy_stage,
@@ -32,8 +33,16 @@ const STAGES: [Stage; 11] = [
         run: fmt,
     },
     Stage {
+        name: "packages",
+        run: servers::packages,
+    },
+    Stage {
         name: "clippy",
         run: clippy,
+    },
+    Stage {
+        name: ENGINES,
+        run: servers::run,
     },
     Stage {
         name: "tests",
@@ -69,6 +78,12 @@ const STAGES: [Stage; 11] = [
     },
 ];
 
+/// The stage that brings up the servers of other systems. Without it their tests are skipped.
+const ENGINES: &str = "engines";
+
+/// Short for `--skip engines`.
+const NO_ENGINES: &str = "--no-engines";
+
 /// How a stage ended.
 enum Outcome {
     Passed,
@@ -94,10 +109,11 @@ struct Context {
     workspace: Workspace,
     ci: bool,
     counts: Counts,
+    servers: servers::Servers,
 }
 
 impl Context {
-    /// A cargo command; in CI it refuses to change `Cargo.lock`.
+    /// A cargo command; in CI it refuses to change `Cargo.lock`. Its tests know where the servers are.
     fn cargo(&self, args: &[&str]) -> Command {
         let mut command = cargo(&self.root);
         command.args(&args[..1]);
@@ -105,6 +121,7 @@ impl Context {
             command.arg("--locked");
         }
         command.args(&args[1..]);
+        self.servers.tell(&mut command);
         command
     }
 
@@ -127,15 +144,26 @@ pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
         }
         return Ok(());
     }
-    let chosen = choose(args)?;
+    let (no_engines, args): (Vec<_>, Vec<_>) =
+        args.iter().cloned().partition(|arg| arg == NO_ENGINES);
+    let mut chosen = choose(&args)?;
+    if !no_engines.is_empty() {
+        leave_out_engines(&mut chosen);
+    }
     let root = cargo::root()?;
     let mut context = Context {
         workspace: cargo::workspace(&root)?,
         root,
         ci: cargo::is_ci(),
         counts: Counts::default(),
+        servers: servers::Servers::default(),
     };
-    let results = run(&chosen, &mut context);
+    let mut results = run(&chosen, &mut context);
+    if let Err(why) = context.servers.stop() {
+        println!("failed: {why}");
+        context.counts.failed += 1;
+        results.push((ENGINES, Duration::ZERO, Outcome::Failed(why)));
+    }
     print!("\n{}", table(&results));
     println!("{}", context.counts);
     let failed = results
@@ -181,6 +209,15 @@ fn choose(args: &[String]) -> Result<Vec<Choice>, Failure> {
     Ok(choices)
 }
 
+/// Marks the stage as skipped, also where `--only` leaves it out: then its tests do not look for a server themselves.
+fn leave_out_engines(choices: &mut [Choice]) {
+    for (stage, choice) in STAGES.iter().zip(choices) {
+        if stage.name == ENGINES {
+            *choice = Choice::Skip;
+        }
+    }
+}
+
 type StageResult = (&'static str, Duration, Outcome);
 
 fn run(choices: &[Choice], context: &mut Context) -> Vec<StageResult> {
@@ -190,7 +227,12 @@ fn run(choices: &[Choice], context: &mut Context) -> Vec<StageResult> {
         let start = Instant::now();
         let outcome = match choice {
             Choice::Leave => continue,
-            Choice::Skip => Outcome::Skipped("asked for with --skip".to_owned()),
+            Choice::Skip => {
+                if stage.name == ENGINES {
+                    context.servers = servers::Servers::none();
+                }
+                Outcome::Skipped("asked for".to_owned())
+            }
             Choice::Run if failed => Outcome::NotRun,
             Choice::Run => {
                 println!("\n== {}", stage.name);
@@ -338,6 +380,9 @@ mod tests {
         assert_eq!(count("--only fmt", Choice::Leave), STAGES.len() - 1);
         assert_eq!(count("--skip docs", Choice::Skip), 1);
         assert_eq!(count("--skip docs", Choice::Run), STAGES.len() - 1);
+        let mut choices = choose(&words("--only tests")).unwrap_or_default();
+        leave_out_engines(&mut choices);
+        assert_eq!(choices.iter().filter(|c| **c == Choice::Skip).count(), 1);
         assert!(matches!(
             choose(&words("--only format")),
             Err(Failure::Usage(_))

@@ -16,6 +16,45 @@ pub(super) fn which(program: &str) -> Option<PathBuf> {
         .find(|file| file.is_file())
 }
 
+/// Installs Debian packages of which one is missing, as `there` says; nothing is done when all are there.
+pub(super) fn packages(wanted: &[Package]) -> Result<(), String> {
+    let missing: Vec<&str> = wanted
+        .iter()
+        .filter(|package| !package.there())
+        .map(|package| package.name)
+        .collect();
+    if missing.is_empty() {
+        return Ok(());
+    }
+    apt_install(&missing).map_err(|why| format!("{} missing, and {why}", missing.join(", ")))?;
+    match wanted.iter().find(|package| !package.there()) {
+        None => Ok(()),
+        Some(package) => Err(format!(
+            "{} is installed and gives no {}",
+            package.name, package.gives
+        )),
+    }
+}
+
+/// A package of Debian, and how to see without its package manager whether it is there.
+pub(super) struct Package {
+    pub(super) name: &'static str,
+    /// A program, or a library that pkg-config knows.
+    pub(super) gives: &'static str,
+    pub(super) is_library: bool,
+}
+
+impl Package {
+    fn there(&self) -> bool {
+        if !self.is_library {
+            return which(self.gives).is_some();
+        }
+        let mut ask = Command::new("pkg-config");
+        ask.args(["--exists", self.gives]);
+        run(&mut ask).is_ok()
+    }
+}
+
 /// A program of the machine; when it is missing, Debian's packages that have it are installed.
 pub(super) fn program(name: &str, packages: &[&str]) -> Result<PathBuf, String> {
     if let Some(found) = which(name) {
@@ -185,6 +224,18 @@ mod tests {
         assert!(!target.exists());
         assert_eq!(filled(&target, |_| Ok(())), Ok(()));
         assert!(target.is_dir() && !target.join("half").exists());
+    }
+
+    #[test]
+    fn what_is_there_is_not_installed_and_what_is_not_is_named() {
+        let package = |gives, is_library| Package {
+            name: "strait-no-such-package",
+            gives,
+            is_library,
+        };
+        assert_eq!(packages(&[package("sh", false)]), Ok(()));
+        assert!(!package("no-such-program", false).there());
+        assert!(!package("no-such-library", true).there());
     }
 
     #[test]

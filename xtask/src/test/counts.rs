@@ -4,6 +4,9 @@ use std::fmt;
 use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 
+/// How a test says that the server that it needs is absent.
+const SKIPPED: &str = "skipped: no ";
+
 /// Tests over all binaries, plus stages that failed or were skipped as a whole.
 #[derive(Debug, Default, PartialEq, Eq, Clone, Copy)]
 pub(crate) struct Counts {
@@ -54,8 +57,12 @@ impl Counts {
         Ok(())
     }
 
-    /// Adds `test result: ok. 3 passed; 0 failed; 1 ignored; ..`; other lines say nothing.
+    /// Adds `test result: ok. 3 passed; 0 failed; 1 ignored; ..`, and tests that say that they are skipped because a
+    /// server is absent; other lines say nothing.
     fn add_line(&mut self, line: &str) {
+        if line.contains(SKIPPED) {
+            self.skipped += 1;
+        }
         let Some((_, results)) = line.split_once("test result: ") else {
             return;
         };
@@ -137,6 +144,15 @@ mod tests {
              the 9 passed; are no result\n",
         );
         assert_eq!(counts.to_string(), "13 passed, 2 failed, 1 skipped");
+    }
+
+    #[test]
+    fn a_test_without_its_server_is_skipped() {
+        let counts = counted(
+            "test a ... skipped: no Kafka (STRAIT_KAFKA=none)\nok\n\
+             test result: ok. 1 passed; 0 failed; 0 ignored",
+        );
+        assert_eq!(counts.to_string(), "1 passed, 0 failed, 1 skipped");
     }
 
     #[test]
