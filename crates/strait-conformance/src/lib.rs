@@ -27,12 +27,16 @@ mod cases;
 pub mod history;
 mod lab;
 mod member;
+mod proxy;
 mod rng;
 mod seeds;
+mod server;
 mod suite;
 mod target;
 
 pub use fault::{Check, Fault};
+pub use proxy::Proxy;
 pub use seeds::run_seeds;
+pub use server::server;
 pub use suite::{Suite, event_cases, events, run_event_case};
 pub use target::{Harness, Restart, Target};
