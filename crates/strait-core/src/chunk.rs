@@ -31,6 +31,11 @@ impl Position {
         self.0 as u64
     }
 
+    /// The position right behind it: nothing lies between.
+    pub const fn next(self) -> Self {
+        Position(self.0.saturating_add(1))
+    }
+
     /// Both halves.
     pub const fn parts(self) -> (u64, u64) {
         ((self.0 >> 64) as u64, self.0 as u64)

@@ -15,6 +15,7 @@ pub mod error;
 pub mod events;
 mod name;
 mod partition;
+mod ranges;
 pub mod records;
 mod time;
 mod unit;
@@ -29,6 +30,7 @@ pub use engine::{
 pub use error::{Effect, Error, Kind, Result, codes};
 pub use name::Name;
 pub use partition::{murmur2, partition_of};
+pub use ranges::RangeSet;
 pub use records::{
     Attr, Batch, Limits, MessageId, NewRecord, Record, RecordIter, Records, RecordsBuilder, crc32c,
 };

@@ -51,7 +51,6 @@ mod open;
 mod ops;
 mod options;
 mod prepare;
-mod ranges;
 mod read_only;
 mod reading;
 mod shared;

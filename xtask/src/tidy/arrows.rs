@@ -50,6 +50,12 @@ const TABLE: &[Arrows] = &[
         in_tests: &["strait-conformance"],
         never: &[],
     },
+    Arrows {
+        name: "strait-member",
+        imports: &["strait-core"],
+        in_tests: &[],
+        never: CLIENTS,
+    },
     // Its tests need an engine behind the listener; the library sees engines through the contract only.
     Arrows {
         name: "strait-remote",

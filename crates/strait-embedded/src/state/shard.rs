@@ -18,7 +18,7 @@ use rapidhash::RapidHashMap;
 
 use crate::codec::{Decoded, Reader, put_u64};
 use crate::ops::ParkOp;
-use crate::ranges::RangeSet;
+use strait_core::RangeSet;
 
 mod entries;
 mod parking;

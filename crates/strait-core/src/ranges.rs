@@ -1,25 +1,34 @@
-//! Sets of offsets as disjoint ranges.
+//! Sets of offsets as disjoint ranges: what is settled above a low mark.
 
 use std::collections::BTreeMap;
 
 /// Disjoint, never adjacent half-open ranges `start..end`.
+///
+/// ```
+/// let mut settled = strait_core::RangeSet::default();
+/// settled.insert(3, 5);
+/// settled.insert(5, 9);
+/// assert_eq!(settled.first(), Some((3, 9)));
+/// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub(crate) struct RangeSet {
+pub struct RangeSet {
     ranges: BTreeMap<u64, u64>,
     len: u64,
 }
 
 impl RangeSet {
     /// Number of offsets in it.
-    pub(crate) fn len(&self) -> u64 {
+    pub fn len(&self) -> u64 {
         self.len
     }
 
-    pub(crate) fn is_empty(&self) -> bool {
+    /// True when it holds none.
+    pub fn is_empty(&self) -> bool {
         self.ranges.is_empty()
     }
 
-    pub(crate) fn insert(&mut self, start: u64, end: u64) {
+    /// Puts `start..end` into it.
+    pub fn insert(&mut self, start: u64, end: u64) {
         if start >= end {
             return;
         }
@@ -38,7 +47,8 @@ impl RangeSet {
         self.len += to - from;
     }
 
-    pub(crate) fn remove(&mut self, start: u64, end: u64) {
+    /// Takes `start..end` out of it.
+    pub fn remove(&mut self, start: u64, end: u64) {
         if start >= end {
             return;
         }
@@ -59,38 +69,42 @@ impl RangeSet {
         }
     }
 
-    pub(crate) fn contains(&self, at: u64) -> bool {
+    /// True when it holds `at`.
+    pub fn contains(&self, at: u64) -> bool {
         let before = self.ranges.range(..=at).next_back();
         before.is_some_and(|(_, end)| at < *end)
     }
 
     /// Where the range ends that holds `at`.
-    pub(crate) fn end_of(&self, at: u64) -> Option<u64> {
+    pub fn end_of(&self, at: u64) -> Option<u64> {
         let (_, end) = self.ranges.range(..=at).next_back()?;
         (at < *end).then_some(*end)
     }
 
     /// Where the first range after `at` begins.
-    pub(crate) fn next_after(&self, at: u64) -> Option<u64> {
+    pub fn next_after(&self, at: u64) -> Option<u64> {
         self.ranges.range(at..).next().map(|(start, _)| *start)
     }
 
-    pub(crate) fn first(&self) -> Option<(u64, u64)> {
+    /// The first range.
+    pub fn first(&self) -> Option<(u64, u64)> {
         self.ranges.first_key_value().map(|(&s, &e)| (s, e))
     }
 
-    pub(crate) fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
+    /// The ranges in order.
+    pub fn iter(&self) -> impl Iterator<Item = (u64, u64)> {
         self.ranges.iter().map(|(&s, &e)| (s, e))
     }
 
     /// Takes out the range that begins at `at`, and says where it ends.
-    pub(crate) fn take_from(&mut self, at: u64) -> Option<u64> {
+    pub fn take_from(&mut self, at: u64) -> Option<u64> {
         let end = self.ranges.remove(&at)?;
         self.len -= end - at;
         Some(end)
     }
 
-    pub(crate) fn clear(&mut self) {
+    /// Takes out everything.
+    pub fn clear(&mut self) {
         self.ranges.clear();
         self.len = 0;
     }
