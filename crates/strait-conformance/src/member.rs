@@ -269,11 +269,6 @@ pub(crate) fn single(chunk: strait_core::Chunk, mut receipt: Receipt) -> Check<V
     let mut deliveries = Vec::with_capacity(chunk.len());
     let mut items = chunk.iter().peekable();
     while let Some(item) = items.next() {
-        check_eq!(
-            receipt.fence().first,
-            item.position(),
-            "position of a message of a run and its receipt"
-        );
         let last = items.peek().is_none();
         let own = if last { None } else { receipt.split_first() };
         let message = item.to_message();

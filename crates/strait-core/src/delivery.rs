@@ -68,14 +68,15 @@ pub struct Fence {
     pub epoch: u64,
     /// The shard.
     pub shard: Shard,
-    /// The first position.
+    /// The number of the first message. Where `dense_offsets` is native it is the message's position; elsewhere the engine
+    /// numbers what it hands out of a shard, because a receipt covers consecutive numbers.
     pub first: Position,
-    /// Number of messages, at least 1. Positions of one receipt are consecutive.
+    /// Number of messages, at least 1.
     pub count: u32,
 }
 
 impl Fence {
-    /// The position after the last one, on engines with consecutive low halves.
+    /// The number after the last one.
     pub fn end(&self) -> Position {
         let (high, low) = self.first.parts();
         Position::of_parts(high, low + u64::from(self.count))

@@ -96,6 +96,8 @@ impl Setup<'_> {
 /// The context of one handling.
 pub struct Context {
     pub(crate) stored: Stored,
+    /// The first number of its receipt.
+    number: Position,
     pub(crate) attempt: u32,
     pub(crate) last_error: Option<Arc<str>>,
     pub(crate) deadline: Option<Instant>,
@@ -110,12 +112,14 @@ impl Context {
         consumer: Arc<ConsumerCx>,
         leases: Arc<ShardLeases>,
         stored: Stored,
+        number: Position,
         attempt: u32,
         last_error: Option<Arc<str>>,
         deadline: Option<Instant>,
     ) -> Self {
         Context {
             stored,
+            number,
             attempt,
             last_error,
             deadline,
@@ -182,7 +186,7 @@ impl Context {
     }
 
     pub(crate) fn cancel(&self) -> Cancel {
-        self.leases.watch(self.stored.position())
+        self.leases.watch(self.number)
     }
 }
 

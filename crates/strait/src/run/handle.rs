@@ -153,6 +153,7 @@ fn context(consumer: Arc<ConsumerCx>, leases: Arc<ShardLeases>, task: Task) -> C
         consumer,
         leases,
         task.stored,
+        task.number,
         task.attempt,
         task.last_error,
         deadline,

@@ -10,6 +10,8 @@ use tokio::sync::OwnedSemaphorePermit;
 /// A message to handle.
 pub(super) struct Task {
     pub(super) stored: Stored,
+    /// The first number of its receipt, by which its lease is known.
+    pub(super) number: Position,
     pub(super) attempt: u32,
     pub(super) last_error: Option<Arc<str>>,
 }

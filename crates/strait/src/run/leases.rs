@@ -51,8 +51,8 @@ impl ShardLeases {
 
     /// True when the message is out, but no longer with this member: another will get it, or this one again.
     #[inline]
-    pub(crate) fn is_lost(&self, position: Position) -> bool {
-        let inside = |fence: &Fence| fence.first <= position && position < fence.end();
+    pub(crate) fn is_lost(&self, number: Position) -> bool {
+        let inside = |fence: &Fence| fence.first <= number && number < fence.end();
         self.any_lost.load(Ordering::Acquire) && self.lost.lock().iter().any(inside)
     }
 
@@ -74,11 +74,11 @@ impl ShardLeases {
     }
 
     /// A cancel token for one message that is out.
-    pub(crate) fn watch(&self, position: Position) -> Cancel {
+    pub(crate) fn watch(&self, number: Position) -> Cancel {
         let token = Arc::new(Token::default());
         let mut watchers = self.watchers.lock();
         watchers.retain(|(_, token)| token.strong_count() > 0);
-        watchers.push((position, Arc::downgrade(&token)));
+        watchers.push((number, Arc::downgrade(&token)));
         Cancel::new(token)
     }
 

@@ -36,6 +36,8 @@ pub(crate) struct Ends {
     pub(crate) sends: Vec<Outgoing>,
     pub(crate) once: Option<Once>,
     pub(crate) key: Option<u64>,
+    /// Where the message is.
+    pub(crate) position: Position,
     /// It comes again: nothing of its key can join it.
     pub(crate) parks: bool,
 }
@@ -127,7 +129,7 @@ impl Settler {
     /// A message is done and had no effects. True when its key has effects that are gathered here: then it ends with
     /// them, or comes again with them.
     #[inline]
-    pub(crate) fn done(&mut self, receipt: Receipt, key: Option<u64>) -> bool {
+    pub(crate) fn done(&mut self, receipt: Receipt, key: Option<u64>, position: Position) -> bool {
         if !self.open.is_empty() && key.is_some_and(|key| self.open.contains_key(&key)) {
             self.end(Ends {
                 receipt,
@@ -135,6 +137,7 @@ impl Settler {
                 sends: Vec::new(),
                 once: None,
                 key,
+                position,
                 parks: false,
             });
             return true;
@@ -160,7 +163,7 @@ impl Settler {
         self.gathered(1);
         let part = Part {
             key: ends.key,
-            position: ends.receipt.fence().first,
+            position: ends.position,
             sends: ends.sends.len(),
             parks: ends.parks,
         };
@@ -425,11 +428,11 @@ impl Settler {
         }
         self.over(&ticket, settled);
         settled.unsaid.extend(keyed(&ticket));
-        self.effects_refused(unit, ticket.parts.first(), &error);
+        self.effects_refused(unit, &ticket.parts, &error);
     }
 
     /// The effects of one message cannot be committed: its handling failed after all.
-    fn effects_refused(&mut self, unit: Unit, part: Option<&Part>, error: &Error) {
+    fn effects_refused(&mut self, unit: Unit, parts: &[Part], error: &Error) {
         tracing::warn!(
             consumer = &*self.consumer.id,
             ?error,
@@ -440,7 +443,7 @@ impl Settler {
             end: OnceEnd::Forget,
             ..once
         });
-        for (receipt, _) in unit.settle {
+        for ((receipt, _), part) in unit.settle.into_iter().zip(parts) {
             self.end(Ends {
                 receipt,
                 verdict: Verdict::Retry {
@@ -450,7 +453,8 @@ impl Settler {
                 },
                 sends: Vec::new(),
                 once: once.take(),
-                key: part.and_then(|part| part.key),
+                key: part.key,
+                position: part.position,
                 parks: true,
             });
         }

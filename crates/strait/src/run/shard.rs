@@ -193,7 +193,7 @@ where
         } else {
             None
         };
-        let position = stored.position();
+        let (position, number) = (stored.position(), receipt.fence().first);
         Item {
             reserved: false,
             held: Held {
@@ -203,6 +203,7 @@ where
             },
             task: Task {
                 stored,
+                number,
                 attempt,
                 last_error,
             },
@@ -259,7 +260,7 @@ where
     /// Handles a message, keeps it until its key is free, or gives it back, as the order of its key asks.
     async fn offer(&mut self, item: Item) {
         let Held { key, position, .. } = item.held;
-        if self.cx.leases.is_lost(position) {
+        if self.cx.leases.is_lost(item.task.number) {
             return self.was_lost(item);
         }
         if let Some(key) = key {
@@ -298,7 +299,7 @@ where
             && let Some(item) = self.keys.more(key)
         {
             let position = item.held.position;
-            if self.cx.leases.is_lost(position) {
+            if self.cx.leases.is_lost(item.task.number) {
                 drop(item.held.receipt);
                 self.keys.block(key, position, false);
             } else if self.keys.is_blocked(key, position) {
@@ -423,7 +424,7 @@ where
             once,
         } = ending;
         if matches!(verdict, Verdict::Done) && sends.is_empty() && once.is_none() {
-            return self.settler.done(receipt, key);
+            return self.settler.done(receipt, key, position);
         }
         // A last attempt too: an operator may have raised the limit. When it was the last, the later ones come back at once.
         let parks = match &verdict {
@@ -443,6 +444,7 @@ where
             sends,
             once,
             key: unit_key,
+            position,
             parks,
         });
         committing
