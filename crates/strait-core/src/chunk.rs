@@ -51,6 +51,43 @@ impl fmt::Display for Position {
     }
 }
 
+/// Reads what [`Display`](fmt::Display) writes: an offset, or two halves as `HIGH-LOW`.
+///
+/// ```
+/// use strait_core::Position;
+/// for at in [Position::at(17), Position::of_parts(1_700_000_000_000, 3)] {
+///     assert_eq!(at.to_string().parse(), Ok(at));
+/// }
+/// assert!("-1".parse::<Position>().is_err());
+/// ```
+impl std::str::FromStr for Position {
+    type Err = BadPosition;
+
+    fn from_str(text: &str) -> Result<Self, BadPosition> {
+        // `parse` takes a sign, which no position has.
+        let number = |text: &str| {
+            let digits = text.bytes().all(|b| b.is_ascii_digit());
+            text.parse().ok().filter(|_| digits).ok_or(BadPosition)
+        };
+        match text.split_once('-') {
+            None => Ok(Position::at(number(text)?)),
+            Some((high, low)) => Ok(Position::of_parts(number(high)?, number(low)?)),
+        }
+    }
+}
+
+/// The text is no [`Position`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BadPosition;
+
+impl fmt::Display for BadPosition {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a position is an offset such as 17, or two numbers such as 1700000000000-3")
+    }
+}
+
+impl std::error::Error for BadPosition {}
+
 impl fmt::Debug for Position {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         fmt::Display::fmt(self, f)

@@ -21,7 +21,7 @@ mod time;
 mod unit;
 
 pub use caps::{Gap, Needs, Offer};
-pub use chunk::{Chunk, Item, Message, Position, Span};
+pub use chunk::{BadPosition, Chunk, Item, Message, Position, Span};
 pub use delivery::{Abandoned, Arrival, Delivery, Fence, Receipt, Shard, Verdict};
 pub use engine::{
     Backup, Consumer, Control, Engine, EngineId, Fut, Growth, Health, Lanes, Source, Storage,

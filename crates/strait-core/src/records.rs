@@ -63,6 +63,21 @@ pub enum Attr {
     Causation = 9,
 }
 
+impl Attr {
+    /// Every attribute.
+    pub const ALL: [Attr; 9] = [
+        Attr::Id,
+        Attr::Kind,
+        Attr::Source,
+        Attr::Schema,
+        Attr::ContentType,
+        Attr::Traceparent,
+        Attr::Tracestate,
+        Attr::Correlation,
+        Attr::Causation,
+    ];
+}
+
 /// A closed batch. Cheap to clone (shared bytes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Records {
@@ -456,20 +471,7 @@ impl<'a> Iterator for AttrIter<'a> {
 }
 
 fn attr_of(tag: u8) -> Option<Attr> {
-    use Attr::*;
-    [
-        Id,
-        Kind,
-        Source,
-        Schema,
-        ContentType,
-        Traceparent,
-        Tracestate,
-        Correlation,
-        Causation,
-    ]
-    .into_iter()
-    .find(|attr| *attr as u8 == tag)
+    Attr::ALL.into_iter().find(|attr| *attr as u8 == tag)
 }
 
 fn find_attr(attrs: &[u8], wanted: Attr) -> Option<&str> {

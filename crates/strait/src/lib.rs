@@ -120,6 +120,7 @@ mod guarantee;
 mod handler;
 pub mod message;
 pub mod metrics;
+pub mod mirror;
 mod open;
 mod out;
 #[cfg(feature = "embedded")]

@@ -10,6 +10,7 @@ mod failing;
 mod guarantees;
 mod leases;
 mod messages;
+mod mirrors;
 mod observed;
 mod opening;
 mod order;
