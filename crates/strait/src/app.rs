@@ -300,6 +300,19 @@ impl<'a> Wishes<'a> {
             "effects in one commit with their message",
             caps.atomic_effects,
         );
+        let at_least_once = matches!(guarantee, Guarantee::AtLeastOnce);
+        for sink in &self.consumer.sinks {
+            let offer = match (sink.has_ledger(), at_least_once) {
+                (true, _) => Offer::Layered("once: there first, with the message's id"),
+                (false, true) => {
+                    Offer::Layered("at least once, with ids that derive from the message")
+                }
+                (false, false) => Offer::Refused(
+                    "it has no ledger to keep effects once: say `.at_least_once()`, or send to a topic of an engine that has one",
+                ),
+            };
+            uses(true, "effects on another engine", offer);
+        }
         uses(
             guarantee.idempotency().is_some(),
             "the idempotency ledger",
@@ -332,6 +345,7 @@ async fn member(
         engine: consumer.topic.strait().engine().clone(),
         engine_id: consumer.topic.engine().clone(),
         atomic_effects: lane.caps().atomic_effects.is_there(),
+        sinks: consumer.sinks.into(),
         states: states.clone(),
         options: consumer.options,
         meters: meters.clone(),

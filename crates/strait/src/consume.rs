@@ -12,7 +12,7 @@ use crate::events::{Group, Topic};
 use crate::guarantee::{Guarantee, Idempotency};
 use crate::handler::{Arguments, BatchArguments, BatchHandler, BatchSize, Handler};
 use crate::message::{Message, Raw};
-use crate::run::{Drive, Each, Many, Options};
+use crate::run::{Drive, Each, Many, Options, Sink};
 
 /// A lease is extended at a third of its time: a shorter one is lost to the first delay of a busy machine.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
@@ -52,6 +52,7 @@ pub struct Consume {
     pub(crate) drive: Arc<dyn Drive>,
     pub(crate) options: Options,
     pub(crate) dead_letter: Option<String>,
+    pub(crate) sinks: Vec<Sink>,
     start: Start,
     lease: Option<Duration>,
     handover: Option<Duration>,
@@ -105,6 +106,7 @@ impl Consume {
                 hold_key: false,
             },
             dead_letter: None,
+            sinks: Vec::new(),
             start: Start::Earliest,
             lease: None,
             handover: None,
@@ -252,6 +254,20 @@ impl Consume {
     /// As [`at_most_once`](Consume::at_most_once), with another notion of "the same", or another time to remember it.
     pub fn at_most_once_by(mut self, idempotency: Idempotency) -> Self {
         self.options.guarantee = Guarantee::AtMostOnce(idempotency);
+        self
+    }
+
+    /// A topic of another engine that the handler sends to through [`Out`](crate::Out). Topics of the consumer's own engine
+    /// need not be named.
+    ///
+    /// Effects go there first, together with the message's id in that engine's ledger, where they are remembered for a day;
+    /// then the message is settled. If that is no longer possible (a crash, a lost lease), the message is handled again, and
+    /// what it sends is dropped: effects leave once. An engine without a ledger cannot promise that, and the app does not
+    /// start unless the consumer says [`at_least_once`](Consume::at_least_once); ids of effects derive from their message then.
+    pub fn sends_to<M: Message>(mut self, topic: &Topic<M>) -> Self {
+        if topic.engine() != self.topic.engine() {
+            self.sinks.push(Sink { topic: topic.raw() });
+        }
         self
     }
 

@@ -11,7 +11,7 @@ use strait_core::{Attr, Message as Stored, Name, Position, Timestamp};
 use tokio::sync::Notify;
 
 use crate::failure::Failure;
-use crate::out::{Origin, Out};
+use crate::out::{Origin, Out, source_id};
 use crate::run::{ConsumerCx, ShardLeases};
 use crate::trace::TraceContext;
 
@@ -157,10 +157,16 @@ impl Context {
     pub(crate) fn out(&self) -> Out {
         let make = || {
             let record = self.stored.record();
+            let (consumer, sinks) = (&self.consumer, &self.consumer.sinks);
+            let abroad = (!sinks.is_empty()).then(|| {
+                let source = source_id(&consumer.id, &consumer.engine_id, &self.stored);
+                (sinks.clone(), source)
+            });
             Out::new(Origin {
                 consumer: self.consumer.id.clone(),
                 engine: self.consumer.engine_id.clone(),
                 message_id: record.id().to_string(),
+                abroad,
                 correlation: record.attr(Attr::Correlation).map(str::to_owned),
                 trace: self.trace(),
                 dedupe: !self.consumer.atomic_effects,

@@ -5,11 +5,14 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 use strait_core::events::Expected;
-use strait_core::{Attr, EngineId, Error, Kind, NewRecord, Outgoing, Records, Result, Timestamp};
+use strait_core::{
+    Attr, EngineId, Error, Kind, Message as Stored, NewRecord, Outgoing, Records, Result, Timestamp,
+};
 use uuid::Uuid;
 
 use crate::events::{Attrs, Topic};
 use crate::message::Message;
+use crate::run::{Abroad, Effects, Sink};
 use crate::trace::TraceContext;
 
 /// Namespace of the ids of effects, for UUID version 5 (RFC 9562).
@@ -48,6 +51,8 @@ pub(crate) struct Origin {
     pub(crate) consumer: Arc<str>,
     pub(crate) engine: EngineId,
     pub(crate) message_id: String,
+    /// Topics of other engines that may be sent to, with the [`source_id`] for them. `None`: there are none.
+    pub(crate) abroad: Option<(Arc<[Sink]>, Uuid)>,
     pub(crate) correlation: Option<String>,
     pub(crate) trace: Option<TraceContext>,
     /// Nothing but its id keeps an effect from being stored twice.
@@ -57,7 +62,15 @@ pub(crate) struct Origin {
 #[derive(Default)]
 struct Held {
     sends: Vec<Outgoing>,
+    /// To other engines: the sink, and what.
+    abroad: Vec<(usize, Outgoing)>,
     ended: bool,
+}
+
+impl Held {
+    fn len(&self) -> usize {
+        self.sends.len() + self.abroad.len()
+    }
 }
 
 impl Out {
@@ -70,12 +83,13 @@ impl Out {
         }
     }
 
-    /// Sends a message to a topic of the same engine.
+    /// Sends a message to a topic of the same engine, or to one of another engine that the consumer names with
+    /// [`sends_to`](crate::Consume::sends_to).
     ///
     /// # Errors
     ///
     /// `Rejected` when the message is over a limit or cannot be written, or too many effects are held; `Unsupported` for a
-    /// topic of another engine; `Closed` after the handler ended.
+    /// topic of another engine that is not named; `Closed` after the handler ended.
     pub fn append<M: Message>(&self, topic: &Topic<M>, message: &M) -> Result<()> {
         let key = message.key();
         let mut body = Vec::new();
@@ -123,40 +137,45 @@ impl Out {
         records: impl FnOnce(u128) -> Result<Records>,
     ) -> Result<()> {
         let origin = &self.inner.origin;
-        if *topic.engine() != origin.engine {
-            return Err(Error::unsupported(
-                format!(
-                    "an effect on topic `{}`, which belongs to another engine",
-                    topic.name()
-                ),
-                "append to it with `topic.append(..).id(..)`, with an id that derives from `meta.id()`",
-            ));
-        }
+        let sink = match *topic.engine() == origin.engine {
+            true => None,
+            false => Some(origin.sink(topic)?),
+        };
         let mut held = self.inner.state.lock();
         if held.ended {
             return Err(Error::closed("this handling has ended: its `Out`"));
         }
-        if held.sends.len() >= MAX_EFFECTS {
+        if held.len() >= MAX_EFFECTS {
             return Err(
                 Error::new(Kind::Rejected, "one handling holds too many effects")
                     .with("limit", MAX_EFFECTS)
                     .next("send a batch as one effect with `append_records`"),
             );
         }
-        let id = effect_id(&origin.consumer, &origin.message_id, held.sends.len());
-        held.sends.push(Outgoing::Append {
-            topic: topic.name().clone(),
-            partition,
-            records: records(id)?,
-            expected: Expected::Any,
-            dedupe: origin.dedupe,
-        });
+        let id = effect_id(&origin.consumer, &origin.message_id, held.len());
+        let append = |dedupe| {
+            Ok::<_, Error>(Outgoing::Append {
+                topic: topic.name().clone(),
+                partition,
+                records: records(id)?,
+                expected: Expected::Any,
+                dedupe,
+            })
+        };
+        match sink {
+            None => held.sends.push(append(origin.dedupe)?),
+            Some(index) => {
+                let caps = topic.lane().caps();
+                let by_id = !caps.ledger.is_there() && caps.dedupe.is_there();
+                held.abroad.push((index, append(by_id)?));
+            }
+        }
         Ok(())
     }
 
     /// Number of effects held.
     pub fn len(&self) -> usize {
-        self.inner.state.lock().sends.len()
+        self.inner.state.lock().len()
     }
 
     /// True while nothing was sent.
@@ -165,10 +184,19 @@ impl Out {
     }
 
     /// Takes what was sent; later calls to `append` are refused.
-    pub(crate) fn end(&self) -> Vec<Outgoing> {
+    pub(crate) fn end(&self) -> Effects {
         let mut held = self.inner.state.lock();
         held.ended = true;
-        std::mem::take(&mut held.sends)
+        let sends = std::mem::take(&mut held.abroad);
+        let abroad = self.inner.origin.abroad.as_ref();
+        let abroad = abroad.filter(|_| !sends.is_empty());
+        Effects {
+            here: std::mem::take(&mut held.sends),
+            abroad: abroad.map(|(_, source)| {
+                let source = *source;
+                Box::new(Abroad { source, sends })
+            }),
+        }
     }
 }
 
@@ -176,6 +204,39 @@ impl fmt::Debug for Out {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "Out({} effects)", self.len())
     }
+}
+
+impl Origin {
+    /// Which of the sinks a topic of another engine is.
+    fn sink<M: Message>(&self, topic: &Topic<M>) -> Result<usize> {
+        let is_it = |sink: &Sink| {
+            sink.topic.engine() == topic.engine() && sink.topic.name() == topic.name()
+        };
+        let sinks = self.abroad.as_ref().map(|(sinks, _)| sinks.iter());
+        sinks.and_then(|mut sinks| sinks.position(is_it)).ok_or_else(|| {
+            Error::unsupported(
+                format!(
+                    "an effect on topic `{}`, which belongs to another engine",
+                    topic.name()
+                ),
+                "name it where the consumer is made, with `.sends_to(&topic)`: the app checks before it starts what is \
+                 promised then",
+            )
+        })
+    }
+}
+
+/// The identity of a message for one consumer, whoever else has the message's id: in which store it lies, where, and since
+/// when, for a topic that is made again begins again with its positions.
+pub(crate) fn source_id(consumer: &str, engine: &EngineId, message: &Stored) -> Uuid {
+    let name = format!(
+        "{consumer}\0{engine}\0{}\0{}\0{}\0{}",
+        message.partition(),
+        message.position(),
+        message.appended().as_millis(),
+        message.record().id()
+    );
+    Uuid::new_v5(&EFFECTS, name.as_bytes())
 }
 
 /// The id of an effect: the same for every handling of the same message by the same consumer.

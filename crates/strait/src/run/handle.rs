@@ -7,11 +7,12 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
-use strait_core::{Error, Fut, Outgoing, Timestamp, Verdict};
+use strait_core::{Error, Fut, Timestamp, Verdict};
 use tracing::Instrument;
 
 use super::handling::{Ending, Few, Task};
 use super::shard::{ShardCx, ShardTask};
+use super::sinks::Effects;
 use super::{ConsumerCx, ShardLeases};
 use crate::consume::Undecodable;
 use crate::extract::{BatchContext, Context, Setup};
@@ -240,10 +241,10 @@ fn end(cx: &Context, caught: Caught<Result<(), Failure>>, ticket: Ticket) -> End
     }
 }
 
-fn failure_effects(failure: &Failure) -> Vec<Outgoing> {
+fn failure_effects(failure: &Failure) -> Effects {
     match &failure.end {
         End::DeadWith(out) => out.end(),
-        _ => Vec::new(),
+        _ => Effects::default(),
     }
 }
 

@@ -4,8 +4,10 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use strait_core::{Message as Stored, Once, Outgoing, Position, Receipt, Verdict};
+use strait_core::{Message as Stored, Once, Position, Receipt, Verdict};
 use tokio::sync::OwnedSemaphorePermit;
+
+use super::sinks::Effects;
 
 /// A message to handle.
 pub(super) struct Task {
@@ -62,7 +64,7 @@ impl<T> IntoIterator for Few<T> {
 /// How one message ended.
 pub(crate) struct Ending {
     pub(crate) verdict: Verdict,
-    pub(crate) sends: Vec<Outgoing>,
+    pub(crate) sends: Effects,
     pub(crate) once: Option<Once>,
 }
 
@@ -70,7 +72,7 @@ impl Ending {
     pub(crate) fn of(verdict: Verdict) -> Self {
         Ending {
             verdict,
-            sends: Vec::new(),
+            sends: Effects::default(),
             once: None,
         }
     }

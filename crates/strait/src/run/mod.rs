@@ -12,6 +12,7 @@ mod member;
 mod port;
 mod settle;
 mod shard;
+mod sinks;
 
 use std::fmt;
 use std::sync::Arc;
@@ -23,6 +24,7 @@ pub(crate) use handle::{Drive, Each, Many, dead};
 pub(crate) use handling::Ending;
 pub(crate) use leases::{LeaseThread, ShardLeases};
 pub(crate) use member::{Member, Stop};
+pub(crate) use sinks::{Abroad, Effects, Sink};
 
 use crate::backoff::Backoff;
 use crate::consume::Undecodable;
@@ -40,6 +42,8 @@ pub(crate) struct ConsumerCx {
     pub(crate) engine_id: EngineId,
     /// The engine commits effects with the end of their message.
     pub(crate) atomic_effects: bool,
+    /// Topics of other engines that the handler may send to.
+    pub(crate) sinks: Arc<[Sink]>,
     pub(crate) states: States,
     pub(crate) options: Options,
     pub(crate) meters: Arc<Meters>,

@@ -8,10 +8,10 @@ use futures_util::StreamExt;
 use futures_util::stream::FuturesUnordered;
 use rapidhash::RapidHashMap;
 use strait_core::{
-    Engine, Error, Fut, Kind, Once, OnceEnd, Outcome, Outgoing, Position, Receipt, Unit, Verdict,
-    codes,
+    Engine, Error, Fut, Kind, Once, OnceEnd, Outcome, Position, Receipt, Unit, Verdict, codes,
 };
 
+use super::sinks::{self, Abroad, Effects};
 use super::{ConsumerCx, ShardLeases};
 use crate::failure::shorten;
 
@@ -33,7 +33,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 pub(crate) struct Ends {
     pub(crate) receipt: Receipt,
     pub(crate) verdict: Verdict,
-    pub(crate) sends: Vec<Outgoing>,
+    pub(crate) sends: Effects,
     pub(crate) once: Option<Once>,
     pub(crate) key: Option<u64>,
     /// Where the message is.
@@ -60,10 +60,12 @@ pub(crate) struct Settled {
 /// What a unit is about: verdict `i` and the next `sends` messages of it are part `i`'s. A unit without parts holds
 /// ranges that are done or go back.
 #[derive(Debug, Default)]
-struct Ticket {
+pub(super) struct Ticket {
     messages: usize,
     parts: Vec<Part>,
     tries: u32,
+    /// What has to be at other engines before the unit is committed.
+    pub(super) abroad: Option<Box<Abroad>>,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -134,7 +136,7 @@ impl Settler {
             self.end(Ends {
                 receipt,
                 verdict: Verdict::Done,
-                sends: Vec::new(),
+                sends: Effects::default(),
                 once: None,
                 key,
                 position,
@@ -164,15 +166,16 @@ impl Settler {
         let part = Part {
             key: ends.key,
             position: ends.position,
-            sends: ends.sends.len(),
+            sends: ends.sends.here.len(),
             parks: ends.parks,
         };
-        // A unit has one ledger entry at most.
-        let joinable = ends.key.filter(|_| ends.once.is_none() && !ends.parks);
+        // A unit has one ledger entry at most, and one message's effects on other engines.
+        let alone = ends.once.is_some() || ends.parks || ends.sends.abroad.is_some();
+        let joinable = ends.key.filter(|_| !alone);
         let open = joinable.and_then(|key| self.open.get(&key)).copied();
         if let Some((ticket, unit)) = open.and_then(|index| self.units.get_mut(index)) {
             unit.settle.push((ends.receipt, ends.verdict));
-            unit.send.extend(ends.sends);
+            unit.send.extend(ends.sends.here);
             ticket.messages += 1;
             ticket.parts.push(part);
             return;
@@ -181,12 +184,13 @@ impl Settler {
             self.open.insert(key, self.units.len());
         }
         let mut unit = Unit::settle(ends.receipt, ends.verdict);
-        unit.send = ends.sends;
+        unit.send = ends.sends.here;
         unit.once = ends.once;
         let ticket = Ticket {
             messages: 1,
             parts: vec![part],
             tries: 0,
+            abroad: ends.sends.abroad,
         };
         self.units.push((ticket, unit));
     }
@@ -292,13 +296,15 @@ impl Settler {
                 tokio::time::sleep(pause).await;
             }
             // From here on they are the engine's: extending them would find nothing.
+            let begun = Instant::now();
+            let (units, mut tried) = sinks::first(&consumer, units).await;
             leases.remove(units.iter().flat_map(|(_, unit)| fences(unit)));
             let (tickets, units): (Vec<_>, Vec<_>) = units.into_iter().unzip();
-            let begun = Instant::now();
             let outcomes = consumer.engine.commit(units).await;
             consumer.meters.commit_seconds.record(begun.elapsed());
+            tried.extend(tickets.into_iter().zip(outcomes));
             Finished {
-                tried: tickets.into_iter().zip(outcomes).collect(),
+                tried,
                 rest: Vec::new(),
                 again,
             }
@@ -420,7 +426,7 @@ impl Settler {
         if !ended && ticket.parts.len() > 1 {
             return self.commit_one_by_one(unit, ticket);
         }
-        if ended || unit.send.is_empty() {
+        if ended || (unit.send.is_empty() && ticket.abroad.is_none()) {
             // A bare verdict that is refused: nothing else that could be tried.
             self.over(&ticket, settled);
             settled.fatal = Some(error);
@@ -451,7 +457,7 @@ impl Settler {
                     reason: reason.as_str().into(),
                     counts: true,
                 },
-                sends: Vec::new(),
+                sends: Effects::default(),
                 once: once.take(),
                 key: part.key,
                 position: part.position,
@@ -518,6 +524,7 @@ fn split(unit: Unit, ticket: &Ticket) -> Vec<(Ticket, Unit)> {
                 messages: 1,
                 parts: vec![*part],
                 tries: 0,
+                abroad: None,
             };
             (ticket, own)
         })

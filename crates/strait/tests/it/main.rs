@@ -2,6 +2,7 @@
 // A test fails by a panic.
 #![allow(clippy::unwrap_used)]
 
+mod across;
 mod alarms;
 mod app;
 mod appending;

@@ -9,7 +9,7 @@ use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
 use strait::core::events::GroupInfo;
 use strait::core::{
-    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Lanes, Outcome, Storage, Unit,
+    Backup, Claim, Claimed, Engine, EngineId, Fut, Health, Kind, Lanes, Outcome, Storage, Unit,
 };
 use strait::{Error, Group, Message, Result, Strait, Topic};
 use tokio::sync::{Notify, watch};
@@ -55,10 +55,20 @@ pub(crate) async fn place(
     }
 }
 
-/// An engine that refuses some units.
-struct Refusing<R> {
+/// What becomes of a unit that is not simply committed.
+pub(crate) enum Fate {
+    /// It comes back.
+    Refused(Error),
+    /// It is gone, as if the process had died before.
+    Lost,
+    /// It is committed, and nobody hears of it.
+    Unheard,
+}
+
+/// An engine that fails some units.
+struct Failing<F> {
     engine: Arc<dyn Engine>,
-    refuse: R,
+    fate: F,
 }
 
 /// An engine in memory that refuses the units for which `refuse` gives an error.
@@ -66,17 +76,25 @@ pub(crate) fn refusing<R>(refuse: R) -> Strait
 where
     R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static,
 {
-    let engine = memory().engine().clone();
-    Strait::on(Arc::new(Refusing { engine, refuse }))
+    failing(move |unit| refuse(unit).map(Fate::Refused))
 }
 
-impl<R> Debug for Refusing<R> {
+/// An engine in memory on which units have the fate that `fate` gives them.
+pub(crate) fn failing<F>(fate: F) -> Strait
+where
+    F: Fn(&Unit) -> Option<Fate> + Send + Sync + 'static,
+{
+    let engine = memory().engine().clone();
+    Strait::on(Arc::new(Failing { engine, fate }))
+}
+
+impl<F> Debug for Failing<F> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Refusing({:?})", self.engine)
+        write!(f, "Failing({:?})", self.engine)
     }
 }
 
-impl<R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static> Engine for Refusing<R> {
+impl<F: Fn(&Unit) -> Option<Fate> + Send + Sync + 'static> Engine for Failing<F> {
     fn id(&self) -> EngineId {
         self.engine.id()
     }
@@ -101,8 +119,19 @@ impl<R: Fn(&Unit) -> Option<Error> + Send + Sync + 'static> Engine for Refusing<
     }
     fn commit(&self, units: Vec<Unit>) -> Fut<Vec<Outcome>> {
         let one_by_one = units.into_iter().map(|unit| -> Fut<Vec<Outcome>> {
-            match (self.refuse)(&unit) {
-                Some(error) => Box::pin(async { vec![Outcome::NotApplied(unit, error)] }),
+            let ended = || Error::new(Kind::Unavailable, "the connection ended").unknown();
+            match (self.fate)(&unit) {
+                Some(Fate::Refused(error)) => {
+                    Box::pin(async { vec![Outcome::NotApplied(unit, error)] })
+                }
+                Some(Fate::Lost) => Box::pin(async move { vec![Outcome::Unknown(ended())] }),
+                Some(Fate::Unheard) => {
+                    let committed = self.engine.commit(vec![unit]);
+                    Box::pin(async move {
+                        committed.await;
+                        vec![Outcome::Unknown(ended())]
+                    })
+                }
                 None => self.engine.commit(vec![unit]),
             }
         });
