@@ -186,6 +186,14 @@ pub struct Caps {
     pub durability: Durability,
     /// Offsets of a partition are 0, 1, 2 .. without gaps, but for those that compaction makes.
     pub dense_offsets: Offer,
+    /// The records of a batch are stored all or none, also when the process or the engine dies in between.
+    pub atomic_batches: Offer,
+    /// [`PartitionInfo::bytes`] is known; where it is not, it is 0.
+    pub stored_bytes: Offer,
+    /// Consumer groups ([`Events::join`] and all that is asked of a group).
+    pub groups: Offer,
+    /// Where one message is ([`Events::whereabouts`]).
+    pub whereabouts: Offer,
     /// Per-key order that holds through retries.
     pub key_order: Offer,
     /// Reading from a point in time.
@@ -335,7 +343,7 @@ pub struct PartitionInfo {
     pub start: Position,
     /// The position that the next record gets.
     pub end: Position,
-    /// Bytes stored.
+    /// Bytes stored; 0 where the caps refuse `stored_bytes`.
     pub bytes: u64,
 }
 

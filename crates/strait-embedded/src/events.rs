@@ -55,6 +55,10 @@ impl Events for Embedded {
         Caps {
             durability: self.durability(),
             dense_offsets: Offer::Native,
+            atomic_batches: Offer::Native,
+            stored_bytes: Offer::Native,
+            groups: Offer::Native,
+            whereabouts: Offer::Native,
             key_order: Offer::Native,
             by_time: Offer::Native,
             by_key: Offer::Native,

@@ -64,6 +64,12 @@ const TABLE: &[Arrows] = &[
         never: &[],
     },
     Arrows {
+        name: "strait-kafka",
+        imports: &["strait-core"],
+        in_tests: &["strait-conformance"],
+        never: &[],
+    },
+    Arrows {
         name: "strait-macros",
         imports: &[],
         in_tests: &[],

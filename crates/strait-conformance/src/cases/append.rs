@@ -34,6 +34,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("append_concurrent_batches", concurrent_batches),
         case("append_survives_reopen", survives_reopen).reopens(),
         case("append_survives_kill", survives_kill).kills(),
+        case("append_batches_whole_after_kill", batches_whole_after_kill)
+            .needs(Need::AtomicBatches)
+            .kills(),
     ]
 }
 
@@ -494,5 +497,32 @@ async fn survives_kill(mut lab: Lab) -> Check {
     let all = lab.all(&topic, 0).await?;
     let found: Vec<_> = all.iter().map(|m| (m.position(), body(m))).collect();
     check_eq!(found, acked, "messages after the kill");
+    Ok(())
+}
+
+/// A batch is stored all or none, also when the process dies while it is written.
+async fn batches_whole_after_kill(mut lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["first"]).await?;
+    let texts: Vec<String> = (0..500).map(|i| format!("{i}")).collect();
+    let texts: Vec<&str> = texts.iter().map(String::as_str).collect();
+    let mut appending = tokio::task::JoinSet::new();
+    for _ in 0..20 {
+        let append = crate::lab::plain(&topic, 0, batch(&texts)?);
+        appending.spawn(lab.events.append(append));
+    }
+    tokio::task::yield_now().await;
+    lab.kill().await?;
+    let mut acked = 0;
+    while let Some(answer) = appending.join_next().await {
+        acked += usize::from(answer.map_err(crate::fault::Fault::new)?.is_ok());
+    }
+    let bodies = lab.bodies(&topic, 0).await?;
+    let (batches, rest) = bodies[1..].as_chunks::<500>();
+    check_eq!(rest.len(), 0, "messages of a batch that is not whole");
+    check!(batches.len() >= acked, "{acked} batches were acknowledged");
+    for batch in batches {
+        check!(batch.iter().eq(&texts), "a batch in the log: {batch:?}");
+    }
     Ok(())
 }

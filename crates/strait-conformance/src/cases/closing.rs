@@ -16,12 +16,14 @@ pub(super) fn cases() -> Vec<Case> {
     vec![
         case("close_refuses_later_calls", refuses_later_calls),
         case("close_refuses_later_claims", refuses_later_claims).needs(Need::Ledger),
-        case("close_refuses_later_settles", refuses_later_settles),
-        case("close_ends_consumers", ends_consumers),
+        case("close_refuses_later_settles", refuses_later_settles).needs(Need::Groups),
+        case("close_ends_consumers", ends_consumers).needs(Need::Groups),
         case("close_ends_waiting_reads", ends_waiting_reads),
         case("close_twice", twice),
         case("close_finishes_writes", finishes_writes).reopens(),
-        case("close_counts_only_what_was_out", counts_only_what_was_out).reopens(),
+        case("close_counts_only_what_was_out", counts_only_what_was_out)
+            .needs(Need::Groups)
+            .reopens(),
         case("close_shows_in_health", shows_in_health),
         case("reopen_is_the_same_store", same_store).reopens(),
     ]

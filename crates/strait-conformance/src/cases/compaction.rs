@@ -23,7 +23,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("compaction_keeps_the_newest", keeps_the_newest).needs(Need::Compaction),
         case("compaction_keeps_what_is_young", keeps_what_is_young).needs(Need::Compaction),
         case("compaction_removes_keys", removes_keys).needs(Need::Compaction),
-        case("compaction_leaves_no_lag", leaves_no_lag).needs(Need::Compaction),
+        case("compaction_leaves_no_lag", leaves_no_lag)
+            .needs(Need::Groups)
+            .needs(Need::Compaction),
         case("compaction_begins_and_ends", begins_and_ends).needs(Need::Compaction),
         case("compaction_survives_reopen", survives_reopen)
             .needs(Need::Compaction)

@@ -39,13 +39,7 @@ mod whereabouts;
 
 /// All cases.
 pub(crate) fn all() -> Vec<Case> {
-    [
-        append::cases(),
-        read::cases(),
-        topics::cases(),
-        compaction::cases(),
-        dedupe::cases(),
-        expected::cases(),
+    let of_groups = [
         groups::cases(),
         progress::cases(),
         assignment::cases(),
@@ -60,15 +54,25 @@ pub(crate) fn all() -> Vec<Case> {
         steer::cases(),
         operate::cases(),
         units::cases(),
+        stress::cases(),
+    ];
+    let of_groups = of_groups.into_iter().flatten();
+    [
+        append::cases(),
+        read::cases(),
+        topics::cases(),
+        compaction::cases(),
+        dedupe::cases(),
+        expected::cases(),
         whereabouts::cases(),
         storage::cases(),
         ledger::cases(),
         closing::cases(),
         refused::cases(),
-        stress::cases(),
     ]
     .into_iter()
     .flatten()
+    .chain(of_groups.map(|case| case.needs(Need::Groups)))
     .collect()
 }
 
@@ -159,6 +163,10 @@ enum Hook {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Need {
     DenseOffsets,
+    AtomicBatches,
+    StoredBytes,
+    Groups,
+    Whereabouts,
     KeyOrder,
     ByTime,
     ByKey,
@@ -183,6 +191,10 @@ impl Need {
     fn offer(self, caps: &Caps) -> Offer {
         match self {
             Need::DenseOffsets => caps.dense_offsets,
+            Need::AtomicBatches => caps.atomic_batches,
+            Need::StoredBytes => caps.stored_bytes,
+            Need::Groups => caps.groups,
+            Need::Whereabouts => caps.whereabouts,
             Need::KeyOrder => caps.key_order,
             Need::ByTime => caps.by_time,
             Need::ByKey => caps.by_key,

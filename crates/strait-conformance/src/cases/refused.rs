@@ -14,24 +14,73 @@ use crate::lab::{Lab, batch, not_applied, outgoing, plain, retry};
 
 pub(super) fn cases() -> Vec<Case> {
     vec![
+        case("refused_groups", groups).where_refused(Need::Groups),
+        case("refused_whereabouts", whereabouts).where_refused(Need::Whereabouts),
+        case("refused_stored_bytes", stored_bytes).where_refused(Need::StoredBytes),
         case("refused_key_order", key_order).where_refused(Need::KeyOrder),
         case("refused_by_time", by_time).where_refused(Need::ByTime),
         case("refused_by_key", by_key).where_refused(Need::ByKey),
         case("refused_expected_position", position).where_refused(Need::ExpectedPosition),
         case("refused_key_versions", key_versions).where_refused(Need::ExpectedKeyVersion),
         case("refused_dedupe", dedupe).where_refused(Need::Dedupe),
-        case("refused_atomic_effects", effects).where_refused(Need::AtomicEffects),
+        case("refused_atomic_effects", effects)
+            .needs(Need::Groups)
+            .where_refused(Need::AtomicEffects),
         case("refused_ledger", ledger).where_refused(Need::Ledger),
-        case("refused_under", under).where_refused(Need::Fencing),
-        case("refused_lease_extension", extension).where_refused(Need::LeaseExtension),
-        case("refused_retry", retrying).where_refused(Need::Parking),
-        case("refused_dead_letters", dead_letters).where_refused(Need::DeadLetters),
+        case("refused_under", under)
+            .needs(Need::Groups)
+            .where_refused(Need::Fencing),
+        case("refused_lease_extension", extension)
+            .needs(Need::Groups)
+            .where_refused(Need::LeaseExtension),
+        case("refused_retry", retrying)
+            .needs(Need::Groups)
+            .where_refused(Need::Parking),
+        case("refused_dead_letters", dead_letters)
+            .needs(Need::Groups)
+            .where_refused(Need::DeadLetters),
         case("refused_hold_key", hold_key).where_refused(Need::HoldKey),
-        case("refused_alter_group", alter_group).where_refused(Need::AlterGroup),
+        case("refused_alter_group", alter_group)
+            .needs(Need::Groups)
+            .where_refused(Need::AlterGroup),
         case("refused_retention_age", retention_age).where_refused(Need::RetentionAge),
         case("refused_retention_bytes", retention_bytes).where_refused(Need::RetentionBytes),
         case("refused_compaction", compaction).where_refused(Need::Compaction),
     ]
+}
+
+/// Joining a group, and asking for one.
+async fn groups(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let spec = lab.spec(&topic)?;
+    let joined = lab.events.join(spec.clone()).await;
+    check_refused!(joined, Unsupported, "a group");
+    let asked = lab.events.group(spec.group, topic).await;
+    check_refused!(asked, Unsupported, "the state of a group");
+    check_refused!(lab.events.groups().await, Unsupported, "the groups");
+    Ok(())
+}
+
+/// Asking where a message is.
+async fn whereabouts(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let at = lab.put(&topic, 0, &["a"]).await?.first;
+    let answer = lab.events.whereabouts(topic, 0, at).await;
+    check_refused!(answer, Unsupported, "where a message is");
+    Ok(())
+}
+
+/// The bytes of a partition are not made up: they are 0, and its positions are told all the same.
+async fn stored_bytes(lab: Lab) -> Check {
+    let topic = lab.topic(2).await?;
+    let sent = lab.put(&topic, 0, &["hello", "world"]).await?;
+    let parts = lab.events.topic(topic).await?.partitions;
+    check_eq!(parts.len(), 2, "partitions");
+    check_eq!(parts[0].start, sent.first, "start");
+    check!(parts[0].end > sent.first, "end: {}", parts[0].end);
+    check_eq!((parts[0].bytes, parts[1].bytes), (0, 0), "bytes");
+    check_eq!(parts[1].start, parts[1].end, "an empty partition");
+    Ok(())
 }
 
 /// Joining with order by key.

@@ -19,18 +19,19 @@ pub(super) fn cases() -> Vec<Case> {
         case("topic_declared_with_other_window", other_window).needs(Need::Dedupe),
         case("topic_partition_bounds", partition_bounds),
         case("topic_declared_at_once", declared_at_once),
-        case("topic_info", info),
+        case("topic_info", info).needs(Need::StoredBytes),
         case("topic_list", list),
         case("topic_more_partitions", more_partitions),
         case(
             "topic_more_partitions_reach_members",
             more_partitions_reach_members,
-        ),
+        )
+        .needs(Need::Groups),
         case("topic_fewer_partitions", fewer_partitions),
         case("topic_retention_changes", retention_changes).needs(Need::RetentionAge),
         case("topic_missing", missing),
         case("topic_deleted", deleted),
-        case("topic_deleted_with_its_groups", deleted_with_groups),
+        case("topic_deleted_with_its_groups", deleted_with_groups).needs(Need::Groups),
         case("topic_survives_reopen", survives_reopen).reopens(),
     ]
 }

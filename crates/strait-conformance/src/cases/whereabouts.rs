@@ -10,16 +10,21 @@ use crate::fault::Check;
 use crate::lab::{Lab, body, retry};
 
 pub(super) fn cases() -> Vec<Case> {
-    vec![
+    [
         case("where_stored", stored),
         case("where_with_a_group", with_a_group)
+            .needs(Need::Groups)
             .needs(Need::Parking)
             .needs(Need::DeadLetters),
         case("where_behind_its_key", behind_its_key)
+            .needs(Need::Groups)
             .needs(Need::Parking)
             .needs(Need::KeyOrder),
         case("where_unknown", unknown),
     ]
+    .into_iter()
+    .map(|case| case.needs(Need::Whereabouts))
+    .collect()
 }
 
 async fn ask(lab: &Lab, topic: &Name, offset: u64) -> Check<Whereabouts> {

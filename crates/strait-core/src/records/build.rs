@@ -2,8 +2,9 @@
 
 use bytes::Bytes;
 
+use super::holes::HOLES_AT;
 use super::wire::{crc32c, put_varint, zigzag};
-use super::{ATTRS, Attr, BATCH_HEAD, HEADERS, KEY, Records, TIME, VERSION};
+use super::{ATTRS, Attr, BATCH_HEAD, HEADERS, HOLE, KEY, Records, TIME, VERSION};
 use crate::error::{Error, Kind, Result, codes};
 use crate::time::Timestamp;
 
@@ -117,6 +118,29 @@ impl RecordsBuilder {
         let time = record.time.map_or(self.base, Timestamp::as_millis);
         self.greatest = self.greatest.max(time);
         Ok(())
+    }
+
+    /// Copies in what another store holds: names and values of headers are taken as they are there, also where they hold
+    /// CR, LF or NUL, which a producer may not send.
+    pub fn push_stored(&mut self, record: NewRecord<'_>) -> Result<()> {
+        let before = self.buf.len();
+        if let Err(error) = self.write(&record) {
+            self.buf.truncate(before);
+            return Err(error);
+        }
+        self.count += 1;
+        let time = record.time.map_or(self.base, Timestamp::as_millis);
+        self.greatest = self.greatest.max(time);
+        Ok(())
+    }
+
+    /// Leaves out so many records, for engines that hand out the later part of a batch: what follows keeps its index, and by
+    /// it its id. Readers skip them ([`Span::skip`](crate::Span::skip)).
+    pub fn leave_out(&mut self, count: u32) {
+        let len = self.buf.len() + count as usize;
+        self.buf.resize(len, HOLE);
+        self.count += count;
+        self.buf[HOLES_AT] |= u8::from(count > 0);
     }
 
     fn check(&self, record: &NewRecord<'_>) -> Result<()> {

@@ -6,7 +6,7 @@ use super::wire::crc32c;
 use super::{Batch, HOLE, Record, RecordIter};
 
 /// The byte of a batch that says whether it has holes.
-const HOLES_AT: usize = 9;
+pub(super) const HOLES_AT: usize = 9;
 
 impl<'a> Batch<'a> {
     /// True when records of it were removed by [`without`](Self::without).
@@ -125,6 +125,27 @@ mod tests {
         let again = batch.without(|r| r.index() == 3).unwrap();
         assert!(again.len() < bytes.len());
         assert_eq!(batch.without(|_| false), None);
+    }
+
+    #[test]
+    fn the_later_part_of_a_batch_keeps_its_ids() {
+        let mut builder = RecordsBuilder::new(&[]).unwrap();
+        builder.leave_out(2);
+        let headers: [(&str, &[u8]); 1] = [("binary", &[0, 13, 10])];
+        let record = NewRecord {
+            body: b"third",
+            headers: &headers,
+            ..NewRecord::default()
+        };
+        assert!(builder.push(record).is_err());
+        builder.push_stored(record).unwrap();
+        let records = builder.build();
+        let batch = Batch::check_all(records.bytes()).unwrap();
+        assert!(batch.has_holes());
+        let third = batch.iter().nth(2).unwrap();
+        assert_eq!((third.index(), third.body()), (2, &b"third"[..]));
+        assert_eq!(third.header("binary"), Some(&[0, 13, 10][..]));
+        assert_eq!(batch.iter().filter(Record::is_hole).count(), 2);
     }
 
     #[test]

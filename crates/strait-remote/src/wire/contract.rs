@@ -57,6 +57,10 @@ impl Wire for Durability {
 wire_struct!(Caps {
     durability,
     dense_offsets,
+    atomic_batches,
+    stored_bytes,
+    groups,
+    whereabouts,
     key_order,
     by_time,
     by_key,

@@ -447,6 +447,10 @@ fn caps_travel_whole() {
     let caps = Caps {
         durability: Durability::Os,
         dense_offsets: Offer::Native,
+        atomic_batches: Offer::Native,
+        stored_bytes: Offer::Native,
+        groups: Offer::Native,
+        whereabouts: Offer::Native,
         key_order: Offer::Layered("a cost"),
         by_time: Offer::Refused("something else"),
         by_key: Offer::Native,

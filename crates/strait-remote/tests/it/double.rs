@@ -401,6 +401,10 @@ impl Events for Handle {
         Caps {
             durability: Durability::Memory,
             dense_offsets: Offer::Native,
+            atomic_batches: Offer::Native,
+            stored_bytes: Offer::Native,
+            groups: Offer::Native,
+            whereabouts: Offer::Native,
             key_order: no,
             by_time: no,
             by_key: no,
