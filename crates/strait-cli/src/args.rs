@@ -6,7 +6,8 @@ use crate::bench::interleaved::InterleavedArgs;
 use crate::bench::sustained::SustainedArgs;
 use crate::bench::{BenchArgs, ParkedArgs, TopicsArgs};
 use crate::command::{
-    backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade, verify,
+    backup, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic, upgrade,
+    verify,
 };
 use crate::dev::DevArgs;
 
@@ -102,6 +103,8 @@ pub(crate) enum Command {
     /// List, show, edit, remove and redrive dead letters
     #[command(subcommand)]
     Dlq(dlq::DlqCommand),
+    /// Copy topics from one engine to another, and keep the copy up to date
+    Mirror(mirror::MirrorArgs),
     /// Measure on this machine, against a bare log in the same run
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -22,8 +22,8 @@ use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
 use command::{
-    Ctx, backup, consume, describe, dlq, explain, group, inspect, man, produce, topic, upgrade,
-    verify,
+    Ctx, backup, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic,
+    upgrade, verify,
 };
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
@@ -76,6 +76,7 @@ async fn dispatch(command: Command, ctx: &Ctx) -> Outcome {
         Command::Dev(args) => dev::run(args, ctx).await,
         Command::Produce(args) => produce::run(args, ctx).await,
         Command::Consume(args) => consume::run(args, ctx).await,
+        Command::Mirror(args) => mirror::run(args, ctx).await,
         other => tokio::select! {
             done = short(other, ctx) => done,
             signal = ctx.interrupt.wait() => Err(signal),
@@ -102,7 +103,7 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Upgrade(args) => upgrade::run(args, ctx),
         Command::Completions(args) => explain::completions(&args, &ctx.out),
         Command::Man(args) => man::run(&args, &ctx.out),
-        Command::Dev(_) | Command::Produce(_) | Command::Consume(_) => {
+        Command::Dev(_) | Command::Produce(_) | Command::Consume(_) | Command::Mirror(_) => {
             Err(Failure::usage("this command is not one of the short ones"))
         }
     }

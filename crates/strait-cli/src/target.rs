@@ -66,7 +66,11 @@ impl Target {
 
     /// Opens what exists: looking at a directory never makes one.
     pub(crate) async fn existing(global: &Global) -> Outcome<Self> {
-        let url = url(global);
+        Self::existing_at(url(global)).await
+    }
+
+    /// The same for a URL that was given otherwise.
+    pub(crate) async fn existing_at(url: String) -> Outcome<Self> {
         if let Some(dir) = directory(&url) {
             must_exist(&dir)?;
         }

@@ -10,6 +10,7 @@ pub(crate) mod group;
 pub(crate) mod inspect;
 pub(crate) mod man;
 pub(crate) mod member;
+pub(crate) mod mirror;
 pub(crate) mod object;
 pub(crate) mod produce;
 pub(crate) mod render;
