@@ -109,14 +109,12 @@ impl App {
         for alarm in &alarms {
             alarm.check_on(&**self.strait.engine()).await?;
         }
-        for topic in self
-            .consumers
-            .iter()
-            .filter_map(|consumer| consumer.dead_letter.as_deref())
-        {
-            let lane = self.strait.events_lane()?;
-            lane.declare(TopicSpec::new(strait_core::Name::new(topic)?))
-                .await?;
+        for consumer in &self.consumers {
+            // On the engine of the consumer: the copy is part of the change that gives the message up.
+            if let Some(topic) = consumer.dead_letter.as_deref() {
+                let spec = TopicSpec::new(strait_core::Name::new(topic)?);
+                consumer.topic.lane().declare(spec).await?;
+            }
         }
         let runtime = tokio::runtime::Handle::current();
         let leases =

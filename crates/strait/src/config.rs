@@ -3,7 +3,14 @@
 //! ```toml
 //! url = "file:./data"        # the engine; a relative directory counts from this file
 //!
-//! [engine]                   # options of the embedded engine, all optional
+//! [engines]                  # more engines, by names of your choice
+//! broker = "kafka://127.0.0.1:9092"
+//!
+//! [topics]                   # topics that live on one of them; all others on `url`
+//! orders = "broker"
+//! "metrics.*" = "broker"     # all whose names begin so; the longest that fits decides
+//!
+//! [engine]                   # options of the embedded engine of `url`, all optional
 //! durability = "fsync"       # or "os": survives the process, not a power cut
 //! queue_bytes = 67108864     # appends that may wait for the disk
 //! segment_bytes = 67108864
@@ -33,6 +40,7 @@
 //! An environment variable wins over the file: `STRAIT_URL`, and `STRAIT_ENGINE_` with the key in capitals, for
 //! example `STRAIT_ENGINE_DURABILITY=os`. A `STRAIT_ENGINE_` variable that is no key is refused.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -42,6 +50,7 @@ use strait_core::{Error, Kind, Result};
 
 use crate::alarm::{Alarm, Checked};
 use crate::open::{EngineOptions, Strait, open_target};
+use crate::places::{Pattern, Places};
 use crate::target::Target;
 
 /// What a configuration file says, checked.
@@ -50,6 +59,10 @@ pub struct Config {
     target: Target,
     engine: EngineOptions,
     alarm: Option<Checked>,
+    /// More engines by name.
+    others: Vec<(String, Target)>,
+    /// Topics, with the index of their engine in `others`.
+    topics: Vec<(Pattern, usize)>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -58,6 +71,10 @@ struct File {
     url: Option<String>,
     #[serde(default)]
     engine: EngineTable,
+    #[serde(default)]
+    engines: BTreeMap<String, String>,
+    #[serde(default)]
+    topics: BTreeMap<String, String>,
     alarm: Option<AlarmTable>,
 }
 
@@ -169,6 +186,7 @@ impl Config {
         // Once alone, so that an error in the file shows the file's own line; then with the environment on top.
         toml::from_str::<File>(text).map_err(|e| error_in(text, &e))?;
         let mut table: toml::Table = toml::from_str(text).map_err(|e| error_in(text, &e))?;
+        let file_base = base.to_owned();
         let mut base = base.to_owned();
         for (name, value) in env {
             override_with(&mut table, &mut base, &name, &value)?;
@@ -179,31 +197,80 @@ impl Config {
         let url = file.url.ok_or_else(|| {
             config_error("it has no `url`").next("add a line such as `url = \"file:./data\"`")
         })?;
-        let target = match Target::parse(&url)? {
-            Target::Config(_) => {
-                return Err(config_error("its `url` names another configuration file"));
-            }
-            target => target.relative_to(&base),
-        };
+        let target = engine_of("url", &url)?.relative_to(&base);
+        let mut others = Vec::new();
+        for (name, url) in &file.engines {
+            let target = engine_of(&format!("engines.{name}"), url)?;
+            others.push((name.clone(), target.relative_to(&file_base)));
+        }
         Ok(Config {
             target,
             engine: file.engine.options(),
             alarm: file.alarm.map(AlarmTable::checked).transpose()?,
+            topics: places_of(&file.topics, &others)?,
+            others,
         })
     }
 
-    /// Opens the engine that it names.
+    /// Opens the engines that it names.
     ///
     /// # Errors
     ///
     /// As for [`Strait::open`].
     pub async fn open(self) -> Result<Strait> {
         let strait = open_target(self.target, self.engine).await?;
-        Ok(match self.alarm {
-            Some(alarm) => strait.with_alarm(alarm),
-            None => strait,
-        })
+        let mut places = Places {
+            topics: self.topics,
+            ..Places::default()
+        };
+        for (name, target) in self.others {
+            match open_target(target, EngineOptions::default()).await {
+                Ok(other) => places.engines.push((name, other)),
+                Err(error) => {
+                    // What is open already is closed, not left to be found.
+                    strait.configured(None, places).close().await;
+                    return Err(error.with("engine", name));
+                }
+            }
+        }
+        Ok(strait.configured(self.alarm, places))
     }
+}
+
+/// The engine that a key of the file names.
+fn engine_of(key: &str, url: &str) -> Result<Target> {
+    match Target::parse(url).map_err(|e| e.with("key", key))? {
+        Target::Config(_) => Err(config_error(&format!(
+            "its `{key}` names another configuration file"
+        ))),
+        target => Ok(target),
+    }
+}
+
+/// Which topics live on which of the other engines.
+fn places_of(
+    topics: &BTreeMap<String, String>,
+    others: &[(String, Target)],
+) -> Result<Vec<(Pattern, usize)>> {
+    let mut places = Vec::new();
+    for (pattern, engine) in topics {
+        let index = others.iter().position(|(name, _)| name == engine);
+        let Some(index) = index else {
+            let known: Vec<&str> = others.iter().map(|(name, _)| name.as_str()).collect();
+            let known = if known.is_empty() {
+                "none".to_owned()
+            } else {
+                known.join(", ")
+            };
+            return Err(config_error(&format!(
+                "the topic `{pattern}` is to live on `{engine}`, which `[engines]` does not name (it names {known})"
+            )));
+        };
+        let pattern = Pattern::parse(pattern)
+            .map_err(|e| config_error(&format!("the topic `{pattern}`: {}", e.message())))?;
+        places.push((pattern, index));
+    }
+    Ok(places)
 }
 
 impl EngineTable {
@@ -438,6 +505,69 @@ mod tests {
             &[("STRAIT_ENGINE_BODY_LIMIT", "much")],
             &["STRAIT_ENGINE_BODY_LIMIT"],
         );
+    }
+
+    #[test]
+    fn topics_live_where_it_says() {
+        let text =
+            "url = \"memory:\"\n[engines]\nbroker = \"file:log\"\n[topics]\norders = \"broker\"\n";
+        let config = parse(text, &[("STRAIT_URL", "file:here")]).unwrap();
+        let broker = Target::Directory("/etc/shop/log".into());
+        assert_eq!(config.others, [("broker".to_owned(), broker)]);
+        assert_eq!(config.topics, [(Pattern::parse("orders").unwrap(), 0)]);
+        for (wrong, names) in [
+            (
+                text.replace("orders = \"broker\"", "orders = \"brokre\""),
+                "brokre",
+            ),
+            (text.replace("orders =", "\"*\" ="), "every topic"),
+            (text.replace("file:log", "log"), "engines.broker"),
+            (
+                text.replace("file:log", "other.toml"),
+                "another configuration file",
+            ),
+        ] {
+            let error = parse(&wrong, &[]).unwrap_err().to_string();
+            assert!(error.contains(names), "no {names} in: {error}");
+        }
+    }
+
+    #[cfg(feature = "embedded")]
+    #[tokio::test]
+    async fn each_topic_is_on_its_engine() {
+        let text =
+            "url = \"memory:\"\n[engines]\nother = \"memory:\"\n[topics]\n\"far.*\" = \"other\"\n";
+        let strait = parse(text, &[]).unwrap().open().await.unwrap();
+        for topic in ["near", "far.one"] {
+            let topic = strait
+                .events()
+                .topic::<crate::Raw>(topic)
+                .partitions(1)
+                .await
+                .unwrap();
+            topic.append(&crate::Raw::new("a.v1", "1")).await.unwrap();
+        }
+        let names = |topics: Vec<strait_core::events::TopicInfo>| {
+            topics
+                .into_iter()
+                .map(|topic| topic.name.to_string())
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(
+            names(strait.events().topics().await.unwrap()),
+            ["far.one", "near"]
+        );
+        let there = strait
+            .at("far.one")
+            .events_lane()
+            .unwrap()
+            .topics()
+            .await
+            .unwrap();
+        assert_eq!(names(there), ["far.one"]);
+        strait.close().await;
+        let closed = strait.at("far.one").events_lane().unwrap().topics().await;
+        assert_eq!(closed.unwrap_err().kind(), Kind::Closed);
     }
 
     #[test]

@@ -125,6 +125,8 @@ mod open;
 mod out;
 #[cfg(feature = "embedded")]
 pub mod owner;
+#[cfg_attr(not(feature = "embedded"), allow(dead_code))]
+mod places;
 mod report;
 mod run;
 mod target;

@@ -15,6 +15,7 @@ use crate::app::App;
 use crate::events::Events;
 #[cfg(feature = "embedded")]
 use crate::owner::{ShareOptions, Shared};
+use crate::places::Places;
 use crate::target::Target;
 
 /// Bytes of appends of one [`Strait`] that may be under way; more wait for room.
@@ -53,6 +54,7 @@ struct Inner {
     events: Option<Arc<dyn EventsLane>>,
     budget: Arc<Semaphore>,
     configured: Configured,
+    places: Places,
 }
 
 /// The alarm of the configuration: one of the running apps watches it.
@@ -130,12 +132,13 @@ impl Strait {
                 events,
                 budget,
                 configured: Configured::default(),
+                places: Places::default(),
             }),
         }
     }
 
-    /// The same engine, with an alarm that running apps watch.
-    pub(crate) fn with_alarm(self, alarm: Checked) -> Self {
+    /// The same engine, with what a configuration says beside it: an alarm that running apps watch, and more engines.
+    pub(crate) fn configured(self, alarm: Option<Checked>, places: Places) -> Self {
         let inner = &self.inner;
         Strait {
             inner: Arc::new(Inner {
@@ -143,11 +146,24 @@ impl Strait {
                 events: inner.events.clone(),
                 budget: inner.budget.clone(),
                 configured: Configured {
-                    alarm: Some(alarm),
+                    alarm,
                     watched: Mutex::default(),
                 },
+                places,
             }),
         }
+    }
+
+    /// The part of it that a topic lives on: this one, or another engine where a [configuration](crate::config) names one
+    /// for the topic. Topics that are declared through [`events`](Strait::events) are there by themselves.
+    pub fn at(&self, topic: &str) -> &Strait {
+        self.inner.places.of(topic).unwrap_or(self)
+    }
+
+    /// The other engines of a [configuration](crate::config), by the names that it gives them.
+    pub fn others(&self) -> impl Iterator<Item = (&str, &Strait)> {
+        let engines = self.inner.places.engines.iter();
+        engines.map(|(name, strait)| (name.as_str(), strait))
     }
 
     /// Watches the alarm of the configuration as long as one of those who called this lives; `None` without one.
@@ -210,7 +226,11 @@ impl Strait {
 
     /// [`close`](Strait::close) with another bound.
     pub async fn close_within(&self, grace: Duration) {
-        self.inner.engine.close(grace).await;
+        let others = self
+            .others()
+            .map(|(_, strait)| strait.inner.engine.close(grace));
+        let all: Vec<_> = others.chain([self.inner.engine.close(grace)]).collect();
+        futures_util::future::join_all(all).await;
     }
 
     pub(crate) fn budget(&self) -> &Arc<Semaphore> {

@@ -50,13 +50,22 @@ impl Events {
         TopicBuilder::new(self.strait.clone(), name)
     }
 
-    /// All topics, by name.
+    /// All topics, by name; of each engine those that live there, where there are several.
     ///
     /// # Errors
     ///
     /// `Unsupported` without an events lane; what the engine says.
     pub async fn topics(&self) -> Result<Vec<TopicInfo>> {
-        self.strait.events_lane()?.topics().await
+        let mut topics = Vec::new();
+        let others = self.strait.others().map(|(_, strait)| strait);
+        for strait in [&self.strait].into_iter().chain(others) {
+            let id = strait.engine().id();
+            let there = strait.events_lane()?.topics().await?;
+            let lives_there = |topic: &TopicInfo| self.strait.at(&topic.name).engine().id() == id;
+            topics.extend(there.into_iter().filter(lives_there));
+        }
+        topics.sort_by(|a, b| a.name.cmp(&b.name));
+        Ok(topics)
     }
 
     /// Deletes a topic with all its messages and its groups' positions. Irreversible.
@@ -65,6 +74,7 @@ impl Events {
     ///
     /// `NotFound` (`no_such_topic`), `Rejected` for what is no name, what the engine says.
     pub async fn delete(&self, topic: &str) -> Result<()> {
-        self.strait.events_lane()?.delete(Name::new(topic)?).await
+        let lane = self.strait.at(topic).events_lane()?;
+        lane.delete(Name::new(topic)?).await
     }
 }

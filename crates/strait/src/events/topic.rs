@@ -81,7 +81,8 @@ impl<M: Message> TopicBuilder<M> {
 
     async fn declare(self) -> Result<Topic<M>> {
         let name = Name::new(&self.name)?;
-        let lane = self.strait.events_lane()?.clone();
+        let strait = self.strait.at(&name).clone();
+        let lane = strait.events_lane()?.clone();
         let info = lane
             .declare(TopicSpec {
                 name: name.clone(),
@@ -94,13 +95,13 @@ impl<M: Message> TopicBuilder<M> {
             .await?;
         Ok(Topic {
             inner: Arc::new(Inner {
-                engine: self.strait.engine().id(),
+                engine: strait.engine().id(),
                 max_body: lane.caps().max_body,
                 max_batch: lane.caps().max_batch,
                 partitions: AtomicU32::new(info.partitions.len() as u32),
                 turn: AtomicU32::new(fastrand::u32(..)),
                 appended: metrics::appended(&name),
-                strait: self.strait,
+                strait,
                 lane,
                 name,
             }),
