@@ -6,8 +6,8 @@ use crate::bench::interleaved::InterleavedArgs;
 use crate::bench::sustained::SustainedArgs;
 use crate::bench::{BenchArgs, ParkedArgs, TopicsArgs};
 use crate::command::{
-    backup, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic, upgrade,
-    verify,
+    backup, config, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic,
+    upgrade, verify,
 };
 use crate::dev::DevArgs;
 
@@ -120,6 +120,9 @@ pub(crate) enum Command {
     Inspect(inspect::InspectArgs),
     /// Bring a data directory to the format of this version
     Upgrade(upgrade::UpgradeArgs),
+    /// Check a configuration file and the engines that it names
+    #[command(subcommand)]
+    Config(config::ConfigCommand),
     /// Explain an error code or kind
     Explain(explain::ExplainArgs),
     /// Print the completions of a shell

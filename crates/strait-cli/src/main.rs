@@ -22,8 +22,8 @@ use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
 use command::{
-    Ctx, backup, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic,
-    upgrade, verify,
+    Ctx, backup, config, consume, describe, dlq, explain, group, inspect, man, mirror, produce,
+    topic, upgrade, verify,
 };
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
@@ -97,6 +97,7 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Backup(args) => backup::backup(args, ctx).await,
         Command::Restore(args) => backup::run_restore(args, ctx),
         Command::Verify(args) => verify::run(args, ctx),
+        Command::Config(command) => config::run(command, ctx).await,
         Command::Explain(args) => explain::run(&args, &ctx.out),
         Command::Describe(args) => describe::run(args, ctx).await,
         Command::Inspect(args) => inspect::run(args, ctx),

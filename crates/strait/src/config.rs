@@ -200,6 +200,11 @@ impl Config {
         let target = engine_of("url", &url)?.relative_to(&base);
         let mut others = Vec::new();
         for (name, url) in &file.engines {
+            if name == "url" {
+                return Err(config_error(
+                    "an engine of `[engines]` cannot be named `url`: that is the one at the top",
+                ));
+            }
             let target = engine_of(&format!("engines.{name}"), url)?;
             others.push((name.clone(), target.relative_to(&file_base)));
         }
@@ -210,6 +215,47 @@ impl Config {
             topics: places_of(&file.topics, &others)?,
             others,
         })
+    }
+
+    /// The engines that it names with their addresses, without secrets: that of `url` first, under the name `url`.
+    pub fn engines(&self) -> impl Iterator<Item = (&str, String)> {
+        let others = self
+            .others
+            .iter()
+            .map(|(name, target)| (name.as_str(), target));
+        let all = [("url", &self.target)].into_iter().chain(others);
+        all.map(|(name, target)| (name, target.to_string()))
+    }
+
+    /// The topics that do not live on the engine of `url`, as they are written, with the names of their engines.
+    pub fn topics(&self) -> impl Iterator<Item = (String, &str)> {
+        let engine = |index: usize| {
+            self.others
+                .get(index)
+                .map_or("url", |(name, _)| name.as_str())
+        };
+        self.topics
+            .iter()
+            .map(move |(pattern, index)| (pattern.to_string(), engine(*index)))
+    }
+
+    /// Opens one of the engines by its name, alone.
+    ///
+    /// # Errors
+    ///
+    /// `NotFound` for a name that it does not have; as for [`Strait::open`].
+    pub async fn open_one(&self, name: &str) -> Result<Strait> {
+        if name == "url" {
+            return open_target(self.target.clone(), self.engine.clone()).await;
+        }
+        let other = self.others.iter().find(|(other, _)| other == name);
+        let (_, target) = other.ok_or_else(|| {
+            Error::new(
+                Kind::NotFound,
+                format!("the configuration names no engine `{name}`"),
+            )
+        })?;
+        open_target(target.clone(), EngineOptions::default()).await
     }
 
     /// Opens the engines that it names.

@@ -1,5 +1,6 @@
 //! Where an engine is, as text: schemes, and how an address is shown without its secrets.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 use strait_core::{Error, Kind, Result};
@@ -70,6 +71,17 @@ impl Target {
             Target::Directory(dir) if dir.is_relative() => Target::Directory(base.join(dir)),
             Target::ReadOnly(dir) if dir.is_relative() => Target::ReadOnly(base.join(dir)),
             other => other,
+        }
+    }
+}
+
+impl fmt::Display for Target {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Target::Directory(dir) => write!(f, "file:{}", dir.display()),
+            Target::ReadOnly(dir) => write!(f, "file:{}?read_only=true", dir.display()),
+            Target::Memory => f.write_str("memory:"),
+            Target::Config(path) => write!(f, "{}", path.display()),
         }
     }
 }

@@ -1,6 +1,7 @@
 //! One file per command.
 
 pub(crate) mod backup;
+pub(crate) mod config;
 pub(crate) mod consume;
 pub(crate) mod describe;
 pub(crate) mod dlq;

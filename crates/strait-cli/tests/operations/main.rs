@@ -17,6 +17,37 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
+/// A configuration is held against the engines that it names, without making what is not there.
+#[test]
+fn config_check_says_what_is_there() {
+    let dir = Dir::new();
+    let write = |text: &str| std::fs::write(dir.root.path().join("strait.toml"), text).unwrap();
+    write(
+        "url = \"memory:\"\n[engines]\nold = \"file:./strait-data\"\n[topics]\n\"old.*\" = \"old\"\n",
+    );
+    let found = dir.json(&["config", "check", "-o", "json"]);
+    assert_eq!(found["engines"][0]["state"], "up");
+    assert_eq!(found["engines"][1]["state"], "absent");
+    assert!(!dir.data().exists(), "it made the directory");
+    dir.ok(&["produce", "old.orders"], "one\n");
+    let found = dir.json(&["config", "check", "-o", "json"]);
+    assert_eq!(found["engines"][1]["durability"], "fsync");
+    assert_eq!(found["topics"][0]["found"], 1);
+    std::fs::write(dir.data().join("IDENTITY"), "no identity").unwrap();
+    let failed = dir.run(&["config", "check", "-o", "json"], "");
+    assert!(!failed.status.success());
+    let found: Value = serde_json::from_slice(&failed.stdout).unwrap();
+    assert_eq!(found["engines"][0]["state"], "up");
+    assert_eq!(found["engines"][1]["state"], "failed");
+    write("url = \"memory:\"\n[topics]\norders = \"broker\"\n");
+    let failed = dir.run(&["config", "check"], "");
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        said.contains("`broker`") && said.contains("[engines]"),
+        "{said}"
+    );
+}
+
 #[test]
 fn inspect_shows_what_the_files_recover_to() {
     let dir = Dir::new();
