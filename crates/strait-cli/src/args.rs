@@ -6,8 +6,8 @@ use crate::bench::interleaved::InterleavedArgs;
 use crate::bench::sustained::SustainedArgs;
 use crate::bench::{BenchArgs, ParkedArgs, TopicsArgs};
 use crate::command::{
-    backup, config, consume, describe, dlq, explain, group, inspect, man, mirror, produce, topic,
-    upgrade, verify,
+    backup, config, consume, describe, dlq, explain, export, group, inspect, man, mirror, produce,
+    topic, upgrade, verify,
 };
 use crate::dev::DevArgs;
 
@@ -105,6 +105,10 @@ pub(crate) enum Command {
     Dlq(dlq::DlqCommand),
     /// Copy topics from one engine to another, and keep the copy up to date
     Mirror(mirror::MirrorArgs),
+    /// Write topics to a file
+    Export(export::ExportArgs),
+    /// Read topics from a file of `export`
+    Import(export::ImportArgs),
     /// Measure on this machine, against a bare log in the same run
     #[command(subcommand)]
     Bench(BenchCommand),

@@ -22,8 +22,8 @@ use clap::Parser;
 
 use args::{BenchCommand, Cli, Command};
 use command::{
-    Ctx, backup, config, consume, describe, dlq, explain, group, inspect, man, mirror, produce,
-    topic, upgrade, verify,
+    Ctx, backup, config, consume, describe, dlq, explain, export, group, inspect, man, mirror,
+    produce, topic, upgrade, verify,
 };
 use fail::{Failure, Outcome};
 use interrupt::Interrupt;
@@ -102,6 +102,8 @@ async fn short(command: Command, ctx: &Ctx) -> Outcome {
         Command::Describe(args) => describe::run(args, ctx).await,
         Command::Inspect(args) => inspect::run(args, ctx),
         Command::Upgrade(args) => upgrade::run(args, ctx),
+        Command::Export(args) => export::run_export(args, ctx).await,
+        Command::Import(args) => export::run_import(args, ctx).await,
         Command::Completions(args) => explain::completions(&args, &ctx.out),
         Command::Man(args) => man::run(&args, &ctx.out),
         Command::Dev(_) | Command::Produce(_) | Command::Consume(_) | Command::Mirror(_) => {

@@ -140,6 +140,45 @@ fn groups_move_and_a_difference_is_told_with_exit_code_1() {
 }
 
 #[test]
+fn an_export_is_imported_from_a_file_and_from_a_pipe() {
+    let dir = TempDir::new().unwrap();
+    let dir = dir.path();
+    produce(dir, 0, 1000);
+    let of_source = |args: &[&str]| {
+        let mut command = strait(dir, args);
+        command.args(["--url", "file:./source"]);
+        run(command, b"")
+    };
+    let written = of_source(&["export", "orders", "--file", "orders.strait"]);
+    assert!(written.status.success(), "{written:?}");
+    let again = of_source(&["export", "orders", "--file", "orders.strait"]);
+    assert!(
+        !again.status.success(),
+        "a file that is there is left alone"
+    );
+    let piped = of_source(&["export", "orders"]);
+    assert_eq!(piped.stdout.get(..16), Some(&b"strait export 1\n"[..]));
+
+    let into = |args: &[&str], input: &[u8]| {
+        let mut command = strait(dir, args);
+        command.args(["--url", "file:./target", "-o", "jsonl"]);
+        run(command, input)
+    };
+    let cut = into(&["import"], &piped.stdout[..piped.stdout.len() / 2]);
+    assert_eq!(cut.status.code(), Some(1), "{cut:?}");
+    let said = String::from_utf8_lossy(&cut.stderr);
+    assert!(
+        said.contains("error[corrupt]") && said.contains("ends at byte"),
+        "{said}"
+    );
+    let imported = into(&["import", "orders.strait"], b"");
+    assert!(imported.status.success(), "{imported:?}");
+    assert_eq!(lines(&imported)[0]["total"], 1000);
+    let compared = run(mirror(dir, &["--compare"]), b"");
+    assert!(compared.status.success(), "{compared:?}");
+}
+
+#[test]
 fn what_cannot_be_meant_is_a_usage_error() {
     let dir = TempDir::new().unwrap();
     let dir = dir.path();

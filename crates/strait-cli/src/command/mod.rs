@@ -6,6 +6,7 @@ pub(crate) mod consume;
 pub(crate) mod describe;
 pub(crate) mod dlq;
 pub(crate) mod explain;
+pub(crate) mod export;
 pub(crate) mod follow;
 pub(crate) mod group;
 pub(crate) mod inspect;

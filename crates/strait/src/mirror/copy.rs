@@ -124,7 +124,7 @@ async fn put_while_reading(
     chunk: &Chunk,
     reading: Fut<Result<Chunk>>,
 ) -> Result<Fut<Result<Chunk>>> {
-    let put = std::pin::pin!(sink.put(chunk));
+    let put = std::pin::pin!(sink.put(chunk, 0));
     match select(put, reading).await {
         Either::Left((put, reading)) => put.map(|()| reading),
         Either::Right((read, put)) => {

@@ -1,4 +1,5 @@
-//! Copies of topics in another engine: [`Mirror`] follows them, [`compare`] proves that both sides are equal.
+//! Copies of topics in another engine: [`Mirror`] follows them, [`compare`] proves that both sides are equal, and a file
+//! carries them where no connection goes ([`export`], [`import`]).
 //!
 //! It is written over the contract alone, so every engine can be either side.
 //!
@@ -18,7 +19,9 @@
 mod batch;
 mod compare;
 mod copy;
+mod file;
 mod groups;
+mod import;
 mod sink;
 mod state;
 
@@ -36,7 +39,9 @@ use tokio::task::JoinSet;
 use crate::open::Strait;
 pub use compare::{Compared, Difference, compare};
 use copy::Copying;
+pub use file::{Exported, export};
 pub use groups::{MovedGroup, NotMoved};
+pub use import::import;
 use sink::Place;
 
 /// Between two looks at the positions of the source's groups.

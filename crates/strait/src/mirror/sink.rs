@@ -127,13 +127,13 @@ impl Sink {
         Ok(())
     }
 
-    /// Messages at the head of the chunk that the target has already.
-    fn known(&mut self, chunk: &Chunk) -> Result<usize> {
+    /// Messages of the chunk behind the first `passed` that the target has already.
+    fn known(&mut self, chunk: &Chunk, passed: usize) -> Result<usize> {
         if self.tail.is_empty() {
             return Ok(0);
         }
         let mut known = 0;
-        for item in chunk.iter() {
+        for item in chunk.iter().skip(passed) {
             match self.tail.pop_front() {
                 None => break,
                 Some(id) if id == item.record().id().to_string() => known += 1,
@@ -143,18 +143,26 @@ impl Sink {
         Ok(known)
     }
 
-    /// Appends a chunk of the source. After an error the sink is of no use: open it again.
-    pub(super) async fn put(&mut self, chunk: &Chunk) -> Result<()> {
-        let known = self.known(chunk)?;
-        let records = batches(chunk, known, &self.limits).map_err(|e| self.at(e))?;
+    /// Appends a chunk of the source, without its first `passed` messages: an earlier step holds them. After an error the
+    /// sink is of no use: open it again.
+    pub(super) async fn put(&mut self, chunk: &Chunk, passed: usize) -> Result<()> {
+        let known = self.known(chunk, passed)?;
+        let records = batches(chunk, passed + known, &self.limits).map_err(|e| self.at(e))?;
+        let first = self.next.filter(|_| passed > 0).or(chunk.first());
+        let mut step = Step::new(
+            &self.place.source,
+            first.unwrap_or_else(|| chunk.next())..chunk.next(),
+            chunk.len().saturating_sub(passed) as u64,
+            self.total,
+        );
         let put = if self.is_atomic() {
-            self.put_as_one(chunk, records).await
+            self.put_as_one(&mut step, records).await
         } else {
-            self.put_in_turn(chunk, records, known as u64).await
+            self.put_in_turn(&mut step, records, known as u64).await
         };
         put.map_err(|e| self.explained(e))?;
-        self.next = Some(chunk.next());
-        self.total += chunk.len() as u64;
+        self.next = Some(step.next);
+        self.total = step.total();
         Ok(())
     }
 
@@ -181,10 +189,10 @@ impl Sink {
     }
 
     /// Messages and step in one unit: exactly once, whatever ends this process.
-    async fn put_as_one(&mut self, chunk: &Chunk, records: Vec<Records>) -> Result<()> {
+    async fn put_as_one(&mut self, step: &mut Step, records: Vec<Records>) -> Result<()> {
         let mut expected = self.expected();
         // Only where the end is held may it be said where the messages will stand.
-        let target = match expected {
+        step.target = match expected {
             Expected::Position(end) => Some(end),
             _ => None,
         };
@@ -198,7 +206,6 @@ impl Sink {
                 dedupe: false,
             });
         }
-        let step = Step::new(&self.place.source, chunk, self.total, target);
         send.push(Outgoing::Append {
             topic: self.place.state.clone(),
             partition: self.place.partition,
@@ -215,19 +222,19 @@ impl Sink {
             Error::new(Kind::Unexpected, "the engine gave a unit no outcome").unknown()
         })?;
         outcome.into_result()?;
-        self.end = target.and(step.target_end()).or(self.end);
+        self.end = step.target_end().or(self.end);
         Ok(())
     }
 
     /// Messages first, then the step. What a crash in between leaves is found again by its ids.
     async fn put_in_turn(
         &mut self,
-        chunk: &Chunk,
+        step: &mut Step,
         records: Vec<Records>,
         known: u64,
     ) -> Result<()> {
         let dense = self.caps.dense_offsets.is_there();
-        let mut first = (dense && known > 0).then_some(self.tail_at);
+        step.target = (dense && known > 0).then_some(self.tail_at);
         self.tail_at = Position::at(self.tail_at.offset() + known);
         for records in records {
             let append = Append {
@@ -239,11 +246,10 @@ impl Sink {
             };
             let sent = self.place.lane.append(append).await?;
             if dense {
-                first = first.or(Some(sent.first));
+                step.target = step.target.or(Some(sent.first));
                 self.end = Some(Position::at(sent.first.offset() + u64::from(sent.count)));
             }
         }
-        let step = Step::new(&self.place.source, chunk, self.total, first);
         self.place
             .lane
             .append(Append {

@@ -1,12 +1,13 @@
 //! Where a mirror stands, kept in the target: a topic beside each mirrored one, with the same partitions. The newest record
 //! of its partition says how far the copy has come, all of them together which position became which.
 
+use std::ops::Range;
 use std::sync::Arc;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use strait_core::events::{Cursor, Events, Retention, Start, TopicSpec};
-use strait_core::{Attr, Chunk, Error, Kind, Name, NewRecord, Position, Records, Result, codes};
+use strait_core::{Attr, Error, Kind, Name, NewRecord, Position, Records, Result, codes};
 
 /// What is kept of the older records, for each partition: which position became which, for the positions of groups.
 const KEPT_BYTES: u64 = 16 << 20;
@@ -36,15 +37,16 @@ pub(super) struct Step {
 }
 
 impl Step {
-    pub(super) fn new(source: &str, chunk: &Chunk, before: u64, target: Option<Position>) -> Self {
+    /// A step over these positions of the source, to an unknown place.
+    pub(super) fn new(source: &str, of: Range<Position>, count: u64, before: u64) -> Self {
         Step {
             v: VERSION,
             source: source.to_owned(),
-            first: chunk.first().unwrap_or_else(|| chunk.next()),
-            next: chunk.next(),
-            count: chunk.len() as u64,
+            first: of.start,
+            next: of.end,
+            count,
             before,
-            target,
+            target: None,
         }
     }
 

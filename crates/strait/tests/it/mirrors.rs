@@ -1,5 +1,6 @@
 //! Mirrors between two embedded engines, and into one that answers as networks do.
 
+mod files;
 mod shaky;
 
 use strait::core::events::Seek;
