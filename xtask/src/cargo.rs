@@ -60,6 +60,8 @@ pub(crate) struct Member {
     /// Whether it goes to crates.io.
     pub(crate) published: bool,
     pub(crate) has_default_features: bool,
+    /// Its features, without `default`.
+    pub(crate) features: Vec<String>,
     pub(crate) dependencies: Vec<Dependency>,
     /// Names of its example programs.
     pub(crate) examples: Vec<String>,
@@ -101,6 +103,11 @@ fn member(package: &Value) -> Member {
             .as_array()
             .is_none_or(|to| !to.is_empty()),
         has_default_features: !list(&package["features"]["default"]).is_empty(),
+        features: package["features"]
+            .as_object()
+            .map(|features| features.keys().filter(|name| *name != "default"))
+            .map(|names| names.cloned().collect())
+            .unwrap_or_default(),
         dependencies: list(&package["dependencies"])
             .iter()
             .map(|dependency| Dependency {

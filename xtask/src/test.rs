@@ -21,6 +21,9 @@ struct Stage {
     run: fn(&mut Context) -> Outcome,
 }
 
+/// What everything is built with but the stages `features`, `scratch` and `readme`.
+const FULL: &str = "--features=full";
+
 /// The stages share one profile, one set of features and one target directory, so that each crate is built once
 /// for checks, once for tests and once for the release program of the last stage.
 const STAGES: [Stage; 13] = [
@@ -299,43 +302,59 @@ fn clippy(context: &mut Context) -> Outcome {
     if !answers(command.args(["clippy", "--version"])) {
         return context.absent("clippy", "rustup component add clippy");
     }
-    let mut command = context.cargo(&["clippy", "--workspace", "--all-targets"]);
+    let args = ["clippy", "--workspace", "--all-targets", FULL];
+    let mut command = context.cargo(&args);
     counts::succeed(command.args(["--", "-D", "warnings"])).into()
 }
 
 fn tests(context: &mut Context) -> Outcome {
-    let args = ["test", "--workspace", "--all-targets", "--no-fail-fast"];
+    let args = [
+        "test",
+        "--workspace",
+        "--all-targets",
+        FULL,
+        "--no-fail-fast",
+    ];
     let mut command = context.cargo(&args);
     context.counts.run_tests(&mut command).into()
 }
 
 fn doctests(context: &mut Context) -> Outcome {
-    let mut command = context.cargo(&["test", "--workspace", "--doc", "--no-fail-fast"]);
+    let mut command = context.cargo(&["test", "--workspace", "--doc", FULL, "--no-fail-fast"]);
     context.counts.run_tests(&mut command).into()
 }
 
 /// Libraries only: the program `strait` and the library `strait` would write the same pages.
 fn docs(context: &mut Context) -> Outcome {
-    let mut command = context.cargo(&["doc", "--workspace", "--lib", "--no-deps"]);
+    let mut command = context.cargo(&["doc", "--workspace", "--lib", FULL, "--no-deps"]);
     counts::succeed(command.env("RUSTDOCFLAGS", "-D warnings")).into()
 }
 
-/// Each published crate alone: what another one's features switch on must not hide what it forgot to ask for.
+/// Each published crate alone, without features, with its default ones, and with each by itself: what another one's
+/// features switch on must not hide what it forgot to ask for.
 fn features(context: &mut Context) -> Outcome {
-    for member in context.workspace.members.iter().filter(|m| m.published) {
-        let mut command = context.cargo(&["check", "-p", &member.name, "--no-default-features"]);
-        if let Err(why) = counts::succeed(&mut command) {
-            return Outcome::Failed(format!("{} without default features: {why}", member.name));
-        }
-        if !member.has_default_features {
-            continue;
-        }
-        let mut command = context.cargo(&["check", "-p", &member.name]);
-        if let Err(why) = counts::succeed(&mut command) {
-            return Outcome::Failed(format!("{} with default features: {why}", member.name));
+    let members = context.workspace.members.iter();
+    for member in members.filter(|member| member.published) {
+        for set in feature_sets(member) {
+            let mut command = context.cargo(&["check", "-p", &member.name]);
+            if let Err(why) = counts::succeed(command.args(&set)) {
+                return Outcome::Failed(format!("{} {}: {why}", member.name, set.join(" ")));
+            }
         }
     }
     Outcome::Passed
+}
+
+/// The arguments that stand for the combinations that matter. All features together are what the tests are built with.
+fn feature_sets(member: &cargo::Member) -> Vec<Vec<String>> {
+    let none = || "--no-default-features".to_owned();
+    let mut sets = vec![vec![none()]];
+    if member.has_default_features {
+        sets.push(Vec::new());
+    }
+    let single = member.features.iter().filter(|name| *name != "full");
+    sets.extend(single.map(|name| vec![none(), format!("--features={name}")]));
+    sets
 }
 
 /// Runs each example program as a reader would, in an empty directory.
@@ -344,7 +363,7 @@ fn examples(context: &mut Context) -> Outcome {
         for name in &member.examples {
             println!("example {name} of {}", member.name);
             // Built before by the stage `tests`, with the same features; then this costs nothing.
-            let args = ["build", "--workspace", "--example", name];
+            let args = ["build", "--workspace", FULL, "--example", name];
             let built = counts::succeed(&mut context.cargo(&args));
             let file = context.workspace.target.join("debug/examples").join(name);
             let ended = built.and_then(|()| program::run_in_empty_dir(&file));
@@ -387,6 +406,26 @@ mod tests {
             choose(&words("--only format")),
             Err(Failure::Usage(_))
         ));
+    }
+
+    #[test]
+    fn each_feature_is_checked_by_itself() {
+        let member = cargo::Member {
+            name: "strait".to_owned(),
+            published: true,
+            has_default_features: true,
+            features: ["embedded", "full", "kafka"].map(str::to_owned).to_vec(),
+            dependencies: Vec::new(),
+            examples: Vec::new(),
+        };
+        let sets: Vec<String> = feature_sets(&member).iter().map(|s| s.join(" ")).collect();
+        let expected = [
+            "--no-default-features",
+            "",
+            "--no-default-features --features=embedded",
+            "--no-default-features --features=kafka",
+        ];
+        assert_eq!(sets, expected);
     }
 
     #[test]

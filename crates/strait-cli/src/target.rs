@@ -53,7 +53,13 @@ impl Target {
     pub(crate) async fn create(url: String) -> Outcome<Self> {
         let strait = Strait::open(&url).await?;
         let events = strait.events_lane()?.clone();
-        if let Health::Impaired(what) = &*strait.health().borrow() {
+        let health = strait.health().borrow().clone();
+        if let Health::Down(why) = &health {
+            // A service waits for its broker; whoever types a command wants to know.
+            strait.close_within(GRACE).await;
+            return Err(unreachable(why).into());
+        }
+        if let Health::Impaired(what) = &health {
             // Nobody may be there to read it.
             let _ = writeln!(std::io::stderr(), "note: {what}");
         }
@@ -134,6 +140,17 @@ impl Target {
         }
         Ok(found.remove(0))
     }
+}
+
+/// The server does not answer. Its client says why, in words that name no secret.
+fn unreachable(why: &str) -> Error {
+    Error::new(
+        Kind::Unavailable,
+        format!("the server of this URL cannot be reached: {why}"),
+    )
+    .next(
+        "check that it runs, host and port; whether that port takes TLS (`kafka+ssl:`, `rediss:`) or not; user and password",
+    )
 }
 
 /// The group exists, and not on this topic.

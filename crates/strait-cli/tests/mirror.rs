@@ -5,48 +5,16 @@
 
 mod support;
 
-use std::io::Write;
 use std::path::Path;
-use std::process::{Command, Output, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use support::limit;
+use support::run::{lines, run, strait};
 
-const LONGEST: Duration = Duration::from_secs(120);
 const PER_ROUND: u64 = 20_000;
-
-fn strait(dir: &Path, args: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_strait"));
-    command.args(args).current_dir(dir);
-    for variable in ["STRAIT_URL", "STRAIT_FROM", "STRAIT_TO"] {
-        command.env_remove(variable);
-    }
-    command.stdin(Stdio::null());
-    command
-}
-
-fn run(mut command: Command, input: &[u8]) -> Output {
-    let mut child = command
-        .stdin(Stdio::piped())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
-    let alive = limit(&child, LONGEST);
-    let mut stdin = child.stdin.take().unwrap();
-    let input = input.to_vec();
-    let writing = std::thread::spawn(move || {
-        // A program that takes no input may have gone.
-        let _ = stdin.write_all(&input);
-    });
-    let output = child.wait_with_output().unwrap();
-    drop(alive);
-    writing.join().unwrap();
-    output
-}
 
 fn produce(dir: &Path, from: u64, count: u64) {
     let lines: String = (from..from + count)
@@ -65,13 +33,6 @@ fn mirror(dir: &Path, more: &[&str]) -> Command {
     let mut command = strait(dir, &["mirror", "orders"]);
     command.args(SIDES).args(more);
     command
-}
-
-fn lines(output: &Output) -> Vec<Value> {
-    let text = std::str::from_utf8(&output.stdout).unwrap();
-    text.lines()
-        .map(|line| serde_json::from_str(line).unwrap())
-        .collect()
 }
 
 #[test]

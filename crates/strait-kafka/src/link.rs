@@ -68,10 +68,13 @@ impl Pulse {
         self.bell.notify_all();
     }
 
-    /// A connection has a fault: the cluster is looked at now.
-    fn ring(&self, reason: &str) {
+    /// A connection has a fault: the cluster is looked at now. A reason that only says that all connections have one tells
+    /// less than what one of them said before.
+    fn ring(&self, reason: &str, of_all: bool) {
         let mut state = self.state.lock();
-        state.reason = Some(reason.into());
+        if !of_all || state.reason.is_none() {
+            state.reason = Some(reason.into());
+        }
         state.rung = true;
         self.bell.notify_all();
     }
@@ -145,7 +148,8 @@ impl ClientContext for Link {
             )
         );
         if connection {
-            self.pulse.ring(reason);
+            let of_all = code == Some(Code::AllBrokersDown);
+            self.pulse.ring(reason, of_all);
         }
     }
 }

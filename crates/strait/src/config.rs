@@ -191,6 +191,7 @@ impl Config {
         for (name, value) in env {
             override_with(&mut table, &mut base, &name, &value)?;
         }
+        let engine_options = table.contains_key("engine");
         let file: File = toml::Value::Table(table)
             .try_into()
             .map_err(|e: toml::de::Error| config_error(e.message()))?;
@@ -198,6 +199,11 @@ impl Config {
             config_error("it has no `url`").next("add a line such as `url = \"file:./data\"`")
         })?;
         let target = engine_of("url", &url)?.relative_to(&base);
+        if engine_options && !target.is_embedded() {
+            return Err(config_error(
+                "`[engine]` (or a variable `STRAIT_ENGINE_..`) has options of the embedded engine, and `url` names another",
+            ));
+        }
         let mut others = Vec::new();
         for (name, url) in &file.engines {
             if name == "url" {
@@ -616,9 +622,24 @@ mod tests {
         assert_eq!(closed.unwrap_err().kind(), Kind::Closed);
     }
 
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn options_of_the_embedded_engine_are_refused_for_another() {
+        let url = "url = \"kafka://broker:9092\"\n";
+        assert!(parse(url, &[]).is_ok());
+        let with_options = format!("{url}[engine]\ndurability = \"os\"\n");
+        for (text, env) in [
+            (with_options.as_str(), &[][..]),
+            (url, &[("STRAIT_ENGINE_DURABILITY", "os")][..]),
+        ] {
+            let error = parse(text, env).unwrap_err();
+            assert!(error.message().contains("embedded"), "{error}");
+        }
+    }
+
     #[test]
     fn secrets_of_an_address_are_not_shown() {
-        let error = parse("url = \"kafka://ada:s3cret@broker\"", &[]).unwrap_err();
+        let error = parse("url = \"kafka://ada:s3cret@broker/x\"", &[]).unwrap_err();
         assert!(
             !format!("{error:?} {error}").contains("s3cret"),
             "{error:?}"

@@ -104,7 +104,8 @@
 //! until the program installs a subscriber or recorder. [`core`] is the contract that engines fulfil; [`Strait::on`] takes
 //! one that you made.
 //!
-//! The feature `embedded` (on unless switched off) is the embedded engine.
+//! The feature `embedded` (on unless switched off) is the embedded engine, `kafka` brings Kafka, `full` all there is. An
+//! address whose engine is not in the build is refused with the name of its feature.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
 
@@ -161,6 +162,8 @@ pub use strait_core::{
 };
 #[cfg(feature = "embedded")]
 pub use strait_embedded as embedded;
+#[cfg(feature = "kafka")]
+pub use strait_kafka as kafka;
 /// Makes a type a [`trait@Message`] with JSON bodies.
 ///
 /// ```

@@ -71,6 +71,9 @@ impl Strait {
     /// - `file:DIR?read_only=true`: the same to look at a directory that nobody has open, for example a damaged one:
     ///   nothing in it is changed, and the engine's health says what is missing,
     /// - `memory:`: the embedded engine on a memory disk; all is gone at the end,
+    /// - `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT..]/[?NAME=VALUE&..]`, over TLS `kafka+ssl://`: a Kafka cluster, with
+    ///   the feature `kafka`. A cluster that is down is waited for, and the health says so; with `?strict=true` it is an
+    ///   error,
     /// - the path of a `.toml` file: see [`config`](crate::config).
     ///
     /// # Errors
@@ -256,34 +259,35 @@ pub(crate) type EngineOptions = ShareOptions;
 pub(crate) struct EngineOptions {}
 
 /// One arm per scheme: what can be opened is what stands here.
-#[cfg(feature = "embedded")]
 pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Result<Strait> {
     match target {
+        #[cfg(feature = "embedded")]
         Target::Directory(dir) => open_directory(&dir, options).await,
+        #[cfg(feature = "embedded")]
         Target::ReadOnly(dir) => {
             let mut options = options;
             options.engine.read_only = true;
             open_directory(&dir, options).await
         }
+        #[cfg(feature = "embedded")]
         Target::Memory => Ok(Strait::on(strait_embedded::Embedded::memory(
             options.engine,
         )?)),
+        #[cfg(not(feature = "embedded"))]
+        target @ (Target::Directory(_) | Target::ReadOnly(_) | Target::Memory) => {
+            let EngineOptions {} = options;
+            Err(Error::unsupported(
+                format!("`{target}` needs the embedded engine, and this build is without it"),
+                "switch on the feature `embedded` of the crate `strait`",
+            ))
+        }
+        #[cfg(feature = "kafka")]
+        Target::Kafka(address) => {
+            let kafka = strait_kafka::Kafka::open(*address.options).await?;
+            Ok(Strait::on(Arc::new(kafka)))
+        }
         Target::Config(path) => Err(nested(&path)),
     }
-}
-
-/// Without the embedded engine no address of this build opens anything.
-#[cfg(not(feature = "embedded"))]
-pub(crate) async fn open_target(target: Target, _: EngineOptions) -> Result<Strait> {
-    let shown = match target {
-        Target::Directory(dir) | Target::ReadOnly(dir) => format!("file:{}", dir.display()),
-        Target::Memory => "memory:".to_owned(),
-        Target::Config(path) => return Err(nested(&path)),
-    };
-    Err(Error::unsupported(
-        format!("`{shown}` needs the embedded engine, and this build is without it"),
-        "switch on the feature `embedded` of the crate `strait`",
-    ))
 }
 
 fn nested(path: &Path) -> Error {

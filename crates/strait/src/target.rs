@@ -16,14 +16,56 @@ pub(crate) enum Target {
     Memory,
     /// A path that ends in `.toml`.
     Config(PathBuf),
+    /// `kafka://HOST:PORT`
+    #[cfg(feature = "kafka")]
+    Kafka(Address<strait_kafka::Options>),
 }
 
-/// The schemes of this build, for errors and help.
-const SCHEMES: &str = if cfg!(feature = "embedded") {
-    "`file:DIR`, `memory:`, or the path of a `.toml` file"
-} else {
-    "none: this build of `strait` was made without the feature `embedded`"
-};
+/// What a foreign engine is reached with, and its address without secrets.
+#[cfg(feature = "kafka")]
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Address<O> {
+    shown: String,
+    pub(crate) options: Box<O>,
+}
+
+#[cfg(feature = "kafka")]
+impl<O> Address<O> {
+    fn new(text: &str, options: O) -> Self {
+        Address {
+            shown: redact(text),
+            options: Box::new(options),
+        }
+    }
+}
+
+/// What this build opens, for errors and help.
+fn known() -> String {
+    let mut known = Vec::new();
+    if cfg!(feature = "embedded") {
+        known.extend(["`file:DIR`", "`memory:`"]);
+    }
+    if cfg!(feature = "kafka") {
+        known.push("`kafka://HOST:PORT`");
+    }
+    if known.is_empty() {
+        return "none: this build of `strait` was made without the feature of any engine".into();
+    }
+    known.push("the path of a `.toml` file that names one of them");
+    known.join(", ")
+}
+
+/// Schemes of engines with the feature that brings them; `None`: there is none yet.
+const FEATURES: [(&str, Option<&str>); 8] = [
+    ("kafka", Some("kafka")),
+    ("kafka+ssl", Some("kafka")),
+    ("redis", None),
+    ("rediss", None),
+    ("valkey", None),
+    ("nats", None),
+    ("amqp", None),
+    ("temporal", None),
+];
 
 impl Target {
     /// Reads `text`. The scheme decides; anything unknown is refused with the list of what this build knows.
@@ -50,19 +92,22 @@ impl Target {
                         .into(),
                 ),
             )),
-            "kafka" | "redis" | "rediss" | "valkey" | "nats" | "amqp" | "amqps" | "temporal" => {
-                Err(unknown(
-                    text,
-                    &format!("this build has no engine for `{scheme}:`"),
-                    None,
-                ))
+            #[cfg(feature = "kafka")]
+            "kafka" | "kafka+ssl" => {
+                let options = strait_kafka::Options::from_url(text);
+                let options = options.map_err(|error| error.during("open"))?;
+                Ok(Target::Kafka(Address::new(text, options)))
             }
-            _ => Err(unknown(
-                text,
-                &format!("`{}:` is no scheme of strait", redact(scheme)),
-                None,
-            )),
+            _ => Err(no_engine(text, scheme)),
         }
+    }
+
+    /// Whether the options of the embedded engine mean something here.
+    pub(crate) fn is_embedded(&self) -> bool {
+        matches!(
+            self,
+            Target::Directory(_) | Target::ReadOnly(_) | Target::Memory
+        )
     }
 
     /// This target with relative paths taken from `base` instead of the working directory.
@@ -82,7 +127,33 @@ impl fmt::Display for Target {
             Target::ReadOnly(dir) => write!(f, "file:{}?read_only=true", dir.display()),
             Target::Memory => f.write_str("memory:"),
             Target::Config(path) => write!(f, "{}", path.display()),
+            #[cfg(feature = "kafka")]
+            Target::Kafka(address) => f.write_str(&address.shown),
         }
+    }
+}
+
+/// No engine of this build is meant by the scheme: one of another build, or none at all.
+fn no_engine(text: &str, scheme: &str) -> Error {
+    match FEATURES.iter().find(|(known, _)| *known == scheme) {
+        Some((_, Some(feature))) => unknown(
+            text,
+            &format!("this build is without the feature `{feature}`"),
+            Some(format!(
+                "switch on the feature `{feature}` of the crate `strait`, or build the command with it: \
+                 cargo install strait-cli --features {feature}"
+            )),
+        ),
+        Some((_, None)) => unknown(
+            text,
+            &format!("there is no engine for `{scheme}:` yet"),
+            None,
+        ),
+        None => unknown(
+            text,
+            &format!("`{}:` is no scheme of strait", redact(scheme)),
+            None,
+        ),
     }
 }
 
@@ -129,9 +200,9 @@ fn unknown(text: &str, why: &str, next: Option<String>) -> Error {
         .flat_map(char::escape_debug)
         .collect();
     Error::new(Kind::Config, format!("`{shown}` cannot be opened: {why}"))
-        .with("known", SCHEMES)
+        .with("known", known())
         .during("open")
-        .next(next.unwrap_or_else(|| format!("use one of: {SCHEMES}")))
+        .next(next.unwrap_or_else(|| format!("use one of: {}", known())))
 }
 
 /// `text` without user names, passwords and query values.
@@ -209,7 +280,8 @@ mod tests {
             "file:data?readonly=true",
             "file:?read_only=true",
             "memory:x",
-            "kafka://b",
+            "kafka://b/a-topic",
+            "nats://b",
             "carrier:pigeon",
         ] {
             let error = Target::parse(bad).unwrap_err();
@@ -218,11 +290,29 @@ mod tests {
         }
     }
 
+    #[cfg(not(feature = "kafka"))]
+    #[test]
+    fn a_feature_that_is_missing_is_named_with_how_to_get_it() {
+        let error = Target::parse("kafka://ada:s3cret@broker").unwrap_err();
+        assert!(error.message().contains("feature `kafka`"), "{error:?}");
+        let advice = error.advice().unwrap();
+        assert!(advice.contains("cargo install strait-cli --features kafka"));
+    }
+
+    #[cfg(feature = "kafka")]
+    #[test]
+    fn a_cluster_is_shown_without_its_secrets() {
+        let target = Target::parse("kafka://ada:s3cret@k1:9092,k2/?mechanism=PLAIN").unwrap();
+        assert!(!target.is_embedded());
+        assert_eq!(target.to_string(), "kafka://***@k1:9092,k2/?mechanism=***");
+        assert!(!format!("{target:?}").contains("s3cret"), "{target:?}");
+    }
+
     #[test]
     fn secrets_are_not_shown() {
         for text in [
             "kafka://ada:s3cret@broker:9092/x",
-            "kafka://ada:s3cret@elsewhere@broker",
+            "kafka://ada:s3cret@elsewhere@broker/x",
             "kafka://ada:s3/cret@broker/x",
             "redis://:s3cret@host?password=s3cret&db=1",
             "nowhere://ada:s3cret@host",

@@ -80,17 +80,18 @@ const TABLE: &[Arrows] = &[
         imports: &[
             "strait-core",
             "strait-embedded",
+            "strait-kafka",
             "strait-remote",
             "strait-macros",
         ],
         in_tests: &["strait-conformance"],
         never: &[],
     },
-    // `verify` and the bare-log figure of `bench` work on the files of a directory, below any engine.
+    // `verify` and the bare-log figure of `bench` work on the files of a directory, below any engine. Its tests ask for servers.
     Arrows {
         name: "strait-cli",
         imports: &["strait", "strait-embedded"],
-        in_tests: &[],
+        in_tests: &["strait-conformance"],
         never: &[],
     },
     Arrows {
@@ -217,6 +218,7 @@ mod tests {
             name: name.to_owned(),
             published: true,
             has_default_features: false,
+            features: Vec::new(),
             dependencies: dependencies
                 .iter()
                 .map(|&(name, dev)| Dependency {

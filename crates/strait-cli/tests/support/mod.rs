@@ -1,5 +1,9 @@
 //! What the tests of the command share.
 
+// Not every test uses all of it.
+#[allow(dead_code)]
+pub(crate) mod run;
+
 use std::process::Child;
 use std::sync::mpsc;
 use std::time::Duration;

@@ -1,0 +1,269 @@
+//! The command on real servers, and on addresses where none is.
+
+// What a test or its helpers cannot unwrap is a failed test.
+#![allow(clippy::unwrap_used)]
+
+mod support;
+
+use std::path::Path;
+use std::process::Command;
+
+use support::run::{run, strait};
+use tempfile::TempDir;
+
+/// A secret that no output may hold.
+const SECRET: &str = "s3cret";
+
+fn at(dir: &Path, url: &str, args: &[&str]) -> Command {
+    let mut command = strait(dir, args);
+    command.args(["--url", url]);
+    command
+}
+
+/// Exit code and stderr, in which no secret stands.
+fn refused(url: &str, args: &[&str]) -> (i32, String) {
+    let dir = TempDir::new().unwrap();
+    let output = run(at(dir.path(), url, args), b"");
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert!(!said.contains(SECRET), "{url}: {said}");
+    assert!(output.stdout.is_empty(), "{output:?}");
+    (output.status.code().unwrap(), said)
+}
+
+#[test]
+fn an_address_of_no_engine_is_a_usage_error() {
+    for url in [
+        "nats://ada:s3cret@127.0.0.1",
+        "carrier:ada:s3cret@pigeon",
+        "ada:s3cret@kafka",
+    ] {
+        let (code, said) = refused(url, &["topic", "ls"]);
+        assert_eq!(code, 2, "{said}");
+        assert!(said.contains("next: "), "{said}");
+    }
+}
+
+#[cfg(not(feature = "kafka"))]
+#[test]
+fn a_build_without_a_feature_says_which_and_how_to_get_it() {
+    let (code, said) = refused("kafka://ada:s3cret@127.0.0.1:9092", &["topic", "ls"]);
+    assert_eq!(code, 2, "{said}");
+    assert!(said.contains("without the feature `kafka`"), "{said}");
+    assert!(
+        said.contains("cargo install strait-cli --features kafka"),
+        "{said}"
+    );
+}
+
+#[cfg(feature = "kafka")]
+mod servers {
+    use std::process::Stdio;
+    use std::sync::atomic::{AtomicU32, Ordering};
+    use std::time::Duration;
+
+    use serde_json::Value;
+
+    use super::support::run::lines;
+    use super::*;
+
+    /// A topic name of its own: servers are shared.
+    pub(super) fn unique() -> String {
+        static NUMBER: AtomicU32 = AtomicU32::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let since = std::time::UNIX_EPOCH.elapsed().unwrap().as_millis();
+        format!("cli-{}-{since}-{number}", std::process::id())
+    }
+
+    fn good(command: Command, input: &[u8]) -> Vec<Value> {
+        let output = run(command, input);
+        assert!(output.status.success(), "{output:?}");
+        lines(&output)
+    }
+
+    fn input(from: u64, count: u64) -> String {
+        (from..from + count)
+            .map(|n| format!("key{}:message number {n}\n", n % 97))
+            .collect()
+    }
+
+    /// The verbs that need no group.
+    pub(super) fn topics_are_made_written_and_read(url: &str) {
+        let dir = TempDir::new().unwrap();
+        let topic = unique();
+        let strait = |args: &[&str]| {
+            let mut command = at(dir.path(), url, args);
+            command.args(["-o", "jsonl"]);
+            command
+        };
+        let created = good(
+            strait(&["topic", "create", &topic, "--partitions", "3"]),
+            b"",
+        );
+        assert_eq!(created[0]["partitions"], 3);
+        let again = run(
+            strait(&["topic", "create", &topic, "--partitions", "4"]),
+            b"",
+        );
+        assert_eq!(again.status.code(), Some(5), "{again:?}");
+        let produce = [
+            "produce",
+            &topic,
+            "-K",
+            ":",
+            "-H",
+            "tenant=eu",
+            "--kind",
+            "order.v1",
+        ];
+        let acks = good(strait(&produce), input(0, 300).as_bytes());
+        assert_eq!(acks.len(), 300);
+        let read = good(strait(&["consume", &topic, "-e", "-O", "start"]), b"");
+        assert_eq!(read.len(), 300);
+        let of_key: Vec<&str> = read
+            .iter()
+            .filter(|message| message["key"] == "key5")
+            .map(|message| message["value"].as_str().unwrap())
+            .collect();
+        let expected = [5, 102, 199, 296].map(|n| format!("message number {n}"));
+        assert_eq!(of_key, expected, "the order of a key");
+        assert_eq!(read[0]["kind"], "order.v1");
+        assert_eq!(read[0]["headers"], serde_json::json!([["tenant", "eu"]]));
+        let listed = good(strait(&["topic", "ls"]), b"");
+        assert!(listed.iter().any(|row| row["topic"] == topic.as_str()));
+        let missing = run(strait(&["topic", "show", &unique()]), b"");
+        assert_eq!(missing.status.code(), Some(4), "{missing:?}");
+    }
+
+    /// What only a directory can, says so.
+    pub(super) fn what_a_server_cannot_do_is_refused(url: &str) {
+        for args in [
+            &["backup", "copy"][..],
+            &["describe", "storage"],
+            &["verify"],
+            &["upgrade"],
+            &["inspect", "--offline"],
+        ] {
+            let (code, said) = refused(url, args);
+            assert!(code == 1 || code == 2, "{args:?}: {code} {said}");
+            let why = said.contains("error[unsupported]") || said.contains("only a directory");
+            assert!(why, "{args:?}: {said}");
+        }
+    }
+
+    /// Out of the server, with deaths in between: every message exactly once.
+    pub(super) fn a_killed_mirror_goes_on(url: &str) {
+        const EACH: u64 = 10_000;
+        let dir = TempDir::new().unwrap();
+        let (dir, topic) = (dir.path(), unique());
+        for round in 0..4 {
+            let produce = ["produce", &topic, "-K", ":", "--partitions", "4", "-q"];
+            let produced = run(at(dir, url, &produce), input(round * EACH, EACH).as_bytes());
+            assert!(produced.status.success(), "{produced:?}");
+            killed(mirror(dir, &topic, [url, "file:./copy"]), 150 + 60 * round);
+        }
+        proved(mirror(dir, &topic, [url, "file:./copy"]), 4 * EACH);
+    }
+
+    /// Into the server: what stands behind the last step is found by its ids.
+    pub(super) fn a_killed_mirror_into_a_server_doubles_nothing(url: &str) {
+        const EACH: u64 = 5_000;
+        let dir = TempDir::new().unwrap();
+        let (dir, topic) = (dir.path(), unique());
+        let from = "file:./source";
+        for round in 0..4 {
+            let produce = ["produce", &topic, "-K", ":", "--partitions", "4", "-q"];
+            let produced = run(
+                at(dir, from, &produce),
+                input(round * EACH, EACH).as_bytes(),
+            );
+            assert!(produced.status.success(), "{produced:?}");
+            killed(mirror(dir, &topic, [from, url]), 150 + 40 * round);
+        }
+        proved(mirror(dir, &topic, [from, url]), 4 * EACH);
+    }
+
+    fn mirror(dir: &Path, topic: &str, [from, to]: [&str; 2]) -> Command {
+        strait(dir, &["mirror", topic, "--from", from, "--to", to])
+    }
+
+    /// Runs it, and kills it after so many milliseconds.
+    fn killed(mut mirror: Command, after: u64) {
+        let mut child = mirror.arg("-q").stdout(Stdio::null()).spawn().unwrap();
+        // No event: the death comes at any time.
+        std::thread::sleep(Duration::from_millis(after));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
+
+    /// Lets it come to the end, and proves both sides equal.
+    fn proved(mut mirror: Command, messages: u64) {
+        mirror.args(["--once", "--compare", "-o", "jsonl"]);
+        let compared = good(mirror, b"");
+        let equal = compared.iter().map(|p| p["equal"].as_u64().unwrap());
+        assert_eq!(equal.sum::<u64>(), messages, "{compared:?}");
+    }
+}
+
+#[cfg(feature = "kafka")]
+mod kafka {
+    use super::servers::*;
+    use super::*;
+
+    fn url() -> Option<String> {
+        let address = strait_conformance::server("STRAIT_KAFKA", "kafka")?;
+        Some(format!("kafka://{address}"))
+    }
+
+    #[test]
+    fn topics_are_made_written_and_read_on_kafka() {
+        if let Some(url) = url() {
+            topics_are_made_written_and_read(&url);
+        }
+    }
+
+    #[test]
+    fn what_kafka_cannot_do_is_refused() {
+        if let Some(url) = url() {
+            what_a_server_cannot_do_is_refused(&url);
+        }
+    }
+
+    #[test]
+    fn a_killed_mirror_out_of_kafka_goes_on() {
+        if let Some(url) = url() {
+            a_killed_mirror_goes_on(&url);
+        }
+    }
+
+    #[test]
+    fn a_killed_mirror_into_kafka_doubles_nothing() {
+        if let Some(url) = url() {
+            a_killed_mirror_into_a_server_doubles_nothing(&url);
+        }
+    }
+
+    #[test]
+    fn a_wrong_way_to_kafka_is_told_with_the_next_step() {
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = unused.local_addr().unwrap().port();
+        drop(unused);
+        let (code, said) = refused(&format!("kafka://127.0.0.1:{port}"), &["topic", "ls"]);
+        assert_eq!(code, 7, "{said}");
+        assert!(
+            said.contains("refused") && said.contains("next: "),
+            "{said}"
+        );
+        let (code, said) = refused("kafka://ada@127.0.0.1:9092", &["topic", "ls"]);
+        assert_eq!(code, 2, "{said}");
+        let Some(url) = url() else { return };
+        let address = url.trim_start_matches("kafka://");
+        for (url, word) in [
+            (format!("kafka+ssl://{address}"), "SSL"),
+            (format!("kafka://ada:{SECRET}@{address}"), "SASL"),
+        ] {
+            let (code, said) = refused(&url, &["topic", "ls"]);
+            assert_eq!(code, 7, "{said}");
+            assert!(said.contains(word) && said.contains("next: "), "{said}");
+        }
+    }
+}
