@@ -70,6 +70,12 @@ const TABLE: &[Arrows] = &[
         never: &[],
     },
     Arrows {
+        name: "strait-redis",
+        imports: &["strait-core", "strait-member"],
+        in_tests: &["strait-conformance"],
+        never: &[],
+    },
+    Arrows {
         name: "strait-macros",
         imports: &[],
         in_tests: &[],

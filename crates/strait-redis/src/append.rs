@@ -1,0 +1,173 @@
+//! Appending: a batch is one transaction of `XADD`s, or one script where ids or an expected end have to be held against it.
+
+use redis::{Pipeline, Value};
+use strait_core::events::{Append, Expected};
+use strait_core::{Attr, Error, Kind, Name, Position, Records, Result, Sent, codes};
+
+use crate::engine::{MAX_BATCH, MAX_BODY, Shared};
+use crate::fault::{closed, no_such_topic, odd};
+use crate::reply::{bytes, list, text};
+use crate::script::Invoke;
+use crate::{entry, keys};
+
+impl Shared {
+    pub(crate) async fn append(&self, append: Append) -> Result<Sent> {
+        check(&append.records)?;
+        if matches!(append.expected, Expected::KeyVersion(_)) {
+            return Err(Error::unsupported(
+                "this engine keeps no versions of keys",
+                "expect a position, or use the embedded engine for event sourcing",
+            ));
+        }
+        let facts = self.partition(&append.topic, append.partition).await?;
+        let room = self.room(append.records.bytes().len()).await?;
+        let sent = match (append.dedupe, &append.expected) {
+            (false, Expected::Any) => self.add(&append).await,
+            _ => self.add_if(&append, facts.window.as_millis() as i64).await,
+        };
+        drop(room);
+        if sent
+            .as_ref()
+            .is_err_and(|error| error.is(codes::NO_SUCH_TOPIC))
+        {
+            self.known.forget(&append.topic);
+        }
+        sent
+    }
+
+    /// One `MULTI .. EXEC`: the entries follow each other, all or none.
+    async fn add(&self, append: &Append) -> Result<Sent> {
+        let what = || format!("appending to the topic {:?}", append.topic);
+        let stream = keys::stream(&append.topic, append.partition);
+        let mut commands = Pipeline::with_capacity(append.records.len());
+        if append.records.len() > 1 {
+            commands.atomic();
+        }
+        for record in append.records.iter() {
+            let command = commands.cmd("XADD").arg(&stream).arg("NOMKSTREAM").arg("*");
+            entry::fields(&record, |name, value| {
+                command.arg(name).arg(value);
+            });
+        }
+        let answers = self.link.run_all(&what(), &commands, true).await?;
+        let ids = match answers.as_slice() {
+            [Value::Array(ids)] => ids.as_slice(),
+            ids => ids,
+        };
+        let first = ids.first().ok_or_else(|| odd(what()))?;
+        if *first == Value::Nil {
+            return Err(no_such_topic(&append.topic));
+        }
+        let first = bytes(first)
+            .and_then(keys::position)
+            .ok_or_else(|| odd(what()))?;
+        Ok(sent(append, first, false))
+    }
+
+    /// A script that knows the ids of the window, and where the stream ends.
+    async fn add_if(&self, append: &Append, window: i64) -> Result<Sent> {
+        let what = format!("appending to the topic {:?}", append.topic);
+        let mut invoke = self.scripts.append.prepare();
+        invoke.key(keys::stream(&append.topic, append.partition));
+        let ids = match append.dedupe {
+            true => ids(&append.records),
+            false => Vec::new(),
+        };
+        for id in &ids {
+            invoke.key(keys::dedupe(&append.topic, append.partition, id));
+        }
+        match &append.expected {
+            Expected::Position(at) => invoke.arg(keys::id(*at)),
+            _ => invoke.arg(""),
+        };
+        invoke.arg(window);
+        put_records(&mut invoke, &append.records);
+        let answer = self.script(&what, &invoke, true).await?;
+        let (word, id) = match list(&answer) {
+            Some([word, id]) => (text(word), bytes(id).and_then(keys::position)),
+            _ => (None, None),
+        };
+        match (word, id) {
+            (Some("added"), Some(first)) => Ok(sent(append, first, false)),
+            (Some("known"), Some(first)) => Ok(sent(append, first, true)),
+            (Some("ends"), Some(last)) => Err(wrong_version(append, last)),
+            (Some("missing"), _) => Err(no_such_topic(&append.topic)),
+            _ => Err(odd(what)),
+        }
+    }
+
+    /// Waits for room among the batches that are under way.
+    async fn room(&self, bytes: usize) -> Result<tokio::sync::SemaphorePermit<'_>> {
+        let kib = (bytes as u32).div_ceil(1024).min(crate::engine::ROOM_KIB);
+        self.room.acquire_many(kib).await.map_err(|_| closed())
+    }
+}
+
+/// The records for a script: their number, then of each the number of its fields, and these.
+pub(crate) fn put_records(invoke: &mut Invoke, records: &Records) {
+    invoke.arg(records.len() as i64);
+    for record in records.iter() {
+        let mut fields = Vec::with_capacity(16);
+        entry::fields(&record, |name, value| {
+            fields.push(name.to_vec());
+            fields.push(value.to_vec());
+        });
+        invoke.arg(fields.len() as i64);
+        fields.into_iter().for_each(|field| {
+            invoke.arg(field);
+        });
+    }
+}
+
+fn sent(append: &Append, first: Position, duplicate: bool) -> Sent {
+    Sent {
+        partition: append.partition,
+        first,
+        count: append.records.len() as u32,
+        duplicate,
+    }
+}
+
+/// By what a batch is known: the ids that its messages were given, or its own where they have none.
+fn ids(records: &Records) -> Vec<String> {
+    let given = |record: strait_core::Record<'_>| record.attr(Attr::Id).map(str::to_owned);
+    let mut ids: Vec<String> = records.iter().filter_map(given).collect();
+    if ids.is_empty() {
+        ids.push(format!("{:032x}", records.batch().id()));
+    }
+    ids
+}
+
+/// What this engine takes, whatever a producer let pass.
+pub(crate) fn check(records: &Records) -> Result<()> {
+    let too_large = |what: &str, bytes: usize, limit: usize| {
+        let text = format!("{what} has {bytes} bytes, the limit is {limit}");
+        Error::new(Kind::Rejected, text).code(codes::TOO_LARGE)
+    };
+    if records.is_empty() {
+        return Err(Error::new(Kind::Rejected, "the batch holds no message"));
+    }
+    let bytes = records.bytes().len();
+    if bytes > MAX_BATCH {
+        return Err(too_large("the batch", bytes, MAX_BATCH).next("send it in parts"));
+    }
+    let longest = records.iter().map(|record| record.body().len()).max();
+    match longest.filter(|body| *body > MAX_BODY) {
+        Some(body) => {
+            Err(too_large("a body", body, MAX_BODY).next("send a reference to it (claim check)"))
+        }
+        None => Ok(()),
+    }
+}
+
+fn wrong_version(append: &Append, end: Position) -> Error {
+    let Name { .. } = append.topic;
+    let text = format!(
+        "partition {} of the topic {} does not end where it was expected to",
+        append.partition, append.topic
+    );
+    Error::new(Kind::Conflict, text)
+        .code(codes::WRONG_VERSION)
+        .with("end", end)
+        .next("read what was appended meanwhile, and decide again")
+}

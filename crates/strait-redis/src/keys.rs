@@ -1,0 +1,80 @@
+//! The names of keys, and positions as stream ids.
+
+use strait_core::{Name, Position};
+
+/// The set of all topics that were declared.
+pub(crate) const TOPICS: &str = "strait:topics";
+
+/// The stream of a partition.
+pub(crate) fn stream(topic: &Name, partition: u32) -> String {
+    match partition {
+        0 => topic.to_string(),
+        partition => format!("{{{topic}}}:{partition}"),
+    }
+}
+
+/// The settings of a topic: a hash.
+pub(crate) fn settings(topic: &Name) -> String {
+    format!("strait:{{{topic}}}:topic")
+}
+
+/// Where the answer to an append of this id is remembered.
+pub(crate) fn dedupe(topic: &Name, partition: u32, id: &str) -> String {
+    format!("strait:{{{topic}}}:id:{partition}:{id}")
+}
+
+/// The stream id of a position.
+pub(crate) fn id(position: Position) -> String {
+    let (millis, sequence) = position.parts();
+    format!("{millis}-{sequence}")
+}
+
+/// The position of a stream id.
+pub(crate) fn position(id: &[u8]) -> Option<Position> {
+    let text = std::str::from_utf8(id).ok()?;
+    let (millis, sequence) = text.split_once('-')?;
+    Some(Position::of_parts(
+        millis.parse().ok()?,
+        sequence.parse().ok()?,
+    ))
+}
+
+/// The position right before this one, for commands that take what lies behind an id.
+pub(crate) fn before(position: Position) -> Position {
+    match position.parts() {
+        (0, 0) => position,
+        (millis, 0) => Position::of_parts(millis - 1, u64::MAX),
+        (millis, sequence) => Position::of_parts(millis, sequence - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn all_keys_of_a_topic_share_a_slot() {
+        let topic: Name = "orders".parse().unwrap();
+        assert_eq!(stream(&topic, 0), "orders");
+        for key in [
+            stream(&topic, 3),
+            settings(&topic),
+            dedupe(&topic, 1, "x{y}"),
+        ] {
+            let open = key.find('{').unwrap();
+            assert_eq!(&key[open..open + 8], "{orders}", "{key}");
+        }
+    }
+
+    #[test]
+    fn ids_are_positions() {
+        let at = Position::of_parts(17, 4);
+        assert_eq!(position(id(at).as_bytes()), Some(at));
+        assert_eq!(before(at), Position::of_parts(17, 3));
+        assert_eq!(
+            before(Position::of_parts(17, 0)).next(),
+            Position::of_parts(17, 0)
+        );
+        assert_eq!(position(b"17"), None);
+    }
+}

@@ -1,0 +1,19 @@
+-- Stores the settings of a topic, and makes streams that are not there.
+-- KEYS: settings, streams ..   ARGV: partitions, retention in ms or -1, dedupe window in ms, 1 to change what is there
+if ARGV[4] == '0' and redis.call('EXISTS', KEYS[1]) == 1 then
+  return 0
+end
+for i = 2, #KEYS do
+  if redis.call('EXISTS', KEYS[i]) == 0 then
+    -- A group makes the stream; without it the stream stays, empty.
+    redis.call('XGROUP', 'CREATE', KEYS[i], 'strait', '$', 'MKSTREAM')
+    redis.call('XGROUP', 'DESTROY', KEYS[i], 'strait')
+  end
+end
+redis.call('HSET', KEYS[1], 'partitions', ARGV[1], 'dedupe_ms', ARGV[3])
+if ARGV[2] == '-1' then
+  redis.call('HDEL', KEYS[1], 'retention_ms')
+else
+  redis.call('HSET', KEYS[1], 'retention_ms', ARGV[2])
+end
+return 1

@@ -1,0 +1,89 @@
+//! Scripts, sent by their hash, and in full to a server that does not know them.
+
+use redis::{Cmd, Script, ToRedisArgs};
+
+/// The scripts of the engine.
+#[derive(Debug)]
+pub(crate) struct Scripts {
+    pub(crate) declare: Source,
+    pub(crate) append: Source,
+    pub(crate) trim: Source,
+}
+
+impl Scripts {
+    pub(crate) fn new() -> Self {
+        Scripts {
+            declare: Source::new(include_str!("lua/declare.lua")),
+            append: Source::new(include_str!("lua/append.lua")),
+            trim: Source::new(include_str!("lua/trim.lua")),
+        }
+    }
+}
+
+/// One script.
+#[derive(Debug)]
+pub(crate) struct Source {
+    text: &'static str,
+    hash: String,
+}
+
+impl Source {
+    fn new(text: &'static str) -> Self {
+        Source {
+            text,
+            hash: Script::new(text).get_hash().to_owned(),
+        }
+    }
+
+    pub(crate) fn prepare(&self) -> Invoke {
+        Invoke {
+            text: self.text,
+            hash: self.hash.clone(),
+            keys: Vec::new(),
+            args: Vec::new(),
+        }
+    }
+}
+
+/// A call of a script.
+#[derive(Debug)]
+pub(crate) struct Invoke {
+    text: &'static str,
+    hash: String,
+    keys: Vec<String>,
+    args: Vec<Vec<u8>>,
+}
+
+impl Invoke {
+    pub(crate) fn key(&mut self, key: String) -> &mut Self {
+        self.keys.push(key);
+        self
+    }
+
+    pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
+        self.args.extend(arg.to_redis_args());
+        self
+    }
+
+    /// By its hash.
+    pub(crate) fn by_hash(&self) -> Cmd {
+        self.command("EVALSHA", &self.hash)
+    }
+
+    /// In full.
+    pub(crate) fn in_full(&self) -> Cmd {
+        self.command("EVAL", self.text)
+    }
+
+    fn command(&self, name: &str, script: &str) -> Cmd {
+        let mut command = redis::cmd(name);
+        command.arg(script).arg(self.keys.len());
+        self.keys.iter().for_each(|key| {
+            command.arg(key);
+        });
+        self.args.iter().for_each(|arg| {
+            command.arg(&arg[..]);
+        });
+        command
+    }
+}
