@@ -2,11 +2,13 @@
 
 use redis::{Pipeline, Value};
 use strait_core::events::{Append, Expected};
-use strait_core::{Attr, Error, Kind, Name, Position, Records, Result, Sent, codes};
+use strait_core::{
+    Attr, Error, Kind, Name, Outgoing, Position, Records, Result, Sent, Unit, codes,
+};
 
 use crate::engine::{MAX_BATCH, MAX_BODY, Shared};
 use crate::fault::{closed, no_such_topic, odd};
-use crate::reply::{bytes, list, text};
+use crate::reply::bytes;
 use crate::script::Invoke;
 use crate::{entry, keys};
 
@@ -14,17 +16,14 @@ impl Shared {
     pub(crate) async fn append(&self, append: Append) -> Result<Sent> {
         check(&append.records)?;
         if matches!(append.expected, Expected::KeyVersion(_)) {
-            return Err(Error::unsupported(
-                "this engine keeps no versions of keys",
-                "expect a position, or use the embedded engine for event sourcing",
-            ));
+            return Err(no_key_versions());
         }
-        let facts = self.partition(&append.topic, append.partition).await?;
+        if append.dedupe || append.expected != Expected::Any {
+            return self.add_if(append).await;
+        }
+        self.partition(&append.topic, append.partition).await?;
         let room = self.room(append.records.bytes().len()).await?;
-        let sent = match (append.dedupe, &append.expected) {
-            (false, Expected::Any) => self.add(&append).await,
-            _ => self.add_if(&append, facts.window.as_millis() as i64).await,
-        };
+        let sent = self.add(&append).await;
         drop(room);
         if sent
             .as_ref()
@@ -61,43 +60,31 @@ impl Shared {
         let first = bytes(first)
             .and_then(keys::position)
             .ok_or_else(|| odd(what()))?;
-        Ok(sent(append, first, false))
+        Ok(Sent {
+            partition: append.partition,
+            first,
+            count: append.records.len() as u32,
+            duplicate: false,
+        })
     }
 
-    /// A script that knows the ids of the window, and where the stream ends.
-    async fn add_if(&self, append: &Append, window: i64) -> Result<Sent> {
-        let what = format!("appending to the topic {:?}", append.topic);
-        let mut invoke = self.scripts.append.prepare();
-        invoke.key(keys::stream(&append.topic, append.partition));
-        let ids = match append.dedupe {
-            true => ids(&append.records),
-            false => Vec::new(),
+    /// A unit of its own: the script knows the ids of the window, and where the stream ends.
+    async fn add_if(&self, append: Append) -> Result<Sent> {
+        let outgoing = Outgoing::Append {
+            topic: append.topic,
+            partition: append.partition,
+            records: append.records,
+            expected: append.expected,
+            dedupe: append.dedupe,
         };
-        for id in &ids {
-            invoke.key(keys::dedupe(&append.topic, append.partition, id));
-        }
-        match &append.expected {
-            Expected::Position(at) => invoke.arg(keys::id(*at)),
-            _ => invoke.arg(""),
-        };
-        invoke.arg(window);
-        put_records(&mut invoke, &append.records);
-        let answer = self.script(&what, &invoke, true).await?;
-        let (word, id) = match list(&answer) {
-            Some([word, id]) => (text(word), bytes(id).and_then(keys::position)),
-            _ => (None, None),
-        };
-        match (word, id) {
-            (Some("added"), Some(first)) => Ok(sent(append, first, false)),
-            (Some("known"), Some(first)) => Ok(sent(append, first, true)),
-            (Some("ends"), Some(last)) => Err(wrong_version(append, last)),
-            (Some("missing"), _) => Err(no_such_topic(&append.topic)),
-            _ => Err(odd(what)),
-        }
+        let sent = self.unit(Unit::send(outgoing)).await.into_result()?;
+        sent.into_iter()
+            .next()
+            .ok_or_else(|| odd("appending a batch"))
     }
 
     /// Waits for room among the batches that are under way.
-    async fn room(&self, bytes: usize) -> Result<tokio::sync::SemaphorePermit<'_>> {
+    pub(crate) async fn room(&self, bytes: usize) -> Result<tokio::sync::SemaphorePermit<'_>> {
         let kib = (bytes as u32).div_ceil(1024).min(crate::engine::ROOM_KIB);
         self.room.acquire_many(kib).await.map_err(|_| closed())
     }
@@ -119,17 +106,8 @@ pub(crate) fn put_records(invoke: &mut Invoke, records: &Records) {
     }
 }
 
-fn sent(append: &Append, first: Position, duplicate: bool) -> Sent {
-    Sent {
-        partition: append.partition,
-        first,
-        count: append.records.len() as u32,
-        duplicate,
-    }
-}
-
 /// By what a batch is known: the ids that its messages were given, or its own where they have none.
-fn ids(records: &Records) -> Vec<String> {
+pub(crate) fn ids(records: &Records) -> Vec<String> {
     let given = |record: strait_core::Record<'_>| record.attr(Attr::Id).map(str::to_owned);
     let mut ids: Vec<String> = records.iter().filter_map(given).collect();
     if ids.is_empty() {
@@ -160,12 +138,16 @@ pub(crate) fn check(records: &Records) -> Result<()> {
     }
 }
 
-fn wrong_version(append: &Append, end: Position) -> Error {
-    let Name { .. } = append.topic;
-    let text = format!(
-        "partition {} of the topic {} does not end where it was expected to",
-        append.partition, append.topic
-    );
+pub(crate) fn no_key_versions() -> Error {
+    Error::unsupported(
+        "this engine keeps no versions of keys",
+        "expect a position, or use the embedded engine for event sourcing",
+    )
+}
+
+pub(crate) fn wrong_version(topic: &Name, partition: u32, end: Position) -> Error {
+    let text =
+        format!("partition {partition} of the topic {topic} does not end where it was expected to");
     Error::new(Kind::Conflict, text)
         .code(codes::WRONG_VERSION)
         .with("end", end)

@@ -6,10 +6,10 @@ use std::time::Duration;
 
 use parking_lot::RwLock;
 use redis::Value;
-use strait_core::events::{Append, Durability};
+use strait_core::events::Durability;
 use strait_core::{
-    Backup, Claim, Claimed, Effect, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome,
-    Outgoing, Result, Storage, Unit,
+    Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Kind, Lanes, Outcome, Result,
+    Storage, Unit,
 };
 use tokio::sync::{Semaphore, watch};
 
@@ -190,62 +190,6 @@ impl Shared {
             answer => answer,
         }
     }
-
-    /// A unit: in this engine one that sends one batch and does nothing else.
-    async fn unit(&self, unit: Unit) -> Outcome {
-        if self.link.is_closed() {
-            return Outcome::NotApplied(unit, closed());
-        }
-        if let Some(error) = refused(&unit) {
-            return Outcome::NotApplied(unit, error);
-        }
-        let Some(Outgoing::Append {
-            topic,
-            partition,
-            records,
-            expected,
-            dedupe,
-        }) = unit.send.first().cloned()
-        else {
-            return Outcome::Applied(Vec::new());
-        };
-        let append = Append {
-            topic,
-            partition,
-            records,
-            expected,
-            dedupe,
-        };
-        match self.append(append).await {
-            Ok(sent) => Outcome::Applied(vec![sent]),
-            Err(error) if error.effect() == Effect::Unknown => Outcome::Unknown(error),
-            Err(error) => Outcome::NotApplied(unit, error),
-        }
-    }
-}
-
-const NO_LEDGER: &str =
-    "let the handler be idempotent by the message's id, or send with an id (`dedupe`)";
-
-/// What this engine cannot do in a unit.
-fn refused(unit: &Unit) -> Option<Error> {
-    let unsupported = |what: &str, instead: &str| Some(Error::unsupported(what, instead));
-    if unit.once.is_some() {
-        return unsupported("this engine has no idempotency ledger", NO_LEDGER);
-    }
-    if !unit.settle.is_empty() || unit.under.is_some() {
-        return unsupported(
-            "this engine has no groups",
-            "use the embedded engine for consumer groups",
-        );
-    }
-    if unit.send.len() > 1 {
-        return unsupported(
-            "this engine sends one batch in a unit",
-            "send the batches one after the other",
-        );
-    }
-    None
 }
 
 impl Engine for Redis {
@@ -281,12 +225,14 @@ impl Engine for Redis {
         })
     }
 
-    fn claim(&self, _: Claim) -> Fut<Result<Claimed>> {
-        let closed = self.shared.link.is_closed().then(closed);
-        let error = closed.unwrap_or_else(|| {
-            Error::unsupported("this engine has no idempotency ledger", NO_LEDGER)
-        });
-        Box::pin(async move { Err(error) })
+    fn claim(&self, claim: Claim) -> Fut<Result<Claimed>> {
+        let shared = self.shared.clone();
+        Box::pin(async move {
+            if shared.link.is_closed() {
+                return Err(closed());
+            }
+            shared.claim(claim).await
+        })
     }
 
     fn backup(&self, _: PathBuf) -> Fut<Result<Backup>> {

@@ -60,7 +60,7 @@ impl Events for Redis {
             expected_key_version: Offer::Refused("the embedded engine for event sourcing"),
             dedupe: Offer::Layered("a script for each batch, and a key for each id"),
             atomic_effects: no_groups,
-            ledger: Offer::Refused("send with an id (`dedupe`), or keep the ledger at the sink"),
+            ledger: Offer::Layered("a script for each claim, and a hash for each key"),
             fencing: no_groups,
             lease_extension: no_groups,
             parking: no_groups,

@@ -23,6 +23,11 @@ pub(crate) fn dedupe(topic: &Name, partition: u32, id: &str) -> String {
     format!("strait:{{{topic}}}:id:{partition}:{id}")
 }
 
+/// What is remembered of an idempotency key: a hash.
+pub(crate) fn once(scope: &str, key: &str) -> String {
+    format!("strait:once:{scope}\0{key}")
+}
+
 /// The stream id of a position.
 pub(crate) fn id(position: Position) -> String {
     let (millis, sequence) = position.parts();

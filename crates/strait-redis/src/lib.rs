@@ -21,12 +21,14 @@ mod entry;
 mod events;
 mod fault;
 mod keys;
+mod ledger;
 mod link;
 mod options;
 mod read;
 mod reply;
 mod script;
 mod topics;
+mod unit;
 
 pub use engine::Redis;
 pub use options::{Options, Secret};

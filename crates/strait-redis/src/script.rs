@@ -6,7 +6,8 @@ use redis::{Cmd, Script, ToRedisArgs};
 #[derive(Debug)]
 pub(crate) struct Scripts {
     pub(crate) declare: Source,
-    pub(crate) append: Source,
+    pub(crate) unit: Source,
+    pub(crate) claim: Source,
     pub(crate) trim: Source,
 }
 
@@ -14,7 +15,8 @@ impl Scripts {
     pub(crate) fn new() -> Self {
         Scripts {
             declare: Source::new(include_str!("lua/declare.lua")),
-            append: Source::new(include_str!("lua/append.lua")),
+            unit: Source::new(include_str!("lua/unit.lua")),
+            claim: Source::new(include_str!("lua/claim.lua")),
             trim: Source::new(include_str!("lua/trim.lua")),
         }
     }
