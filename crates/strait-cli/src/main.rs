@@ -10,6 +10,7 @@ mod dev;
 mod fail;
 mod interrupt;
 mod lines;
+mod offset;
 mod out;
 mod pipe;
 mod start;

@@ -2,8 +2,8 @@
 
 use std::str::FromStr;
 
+use strait::core::Timestamp;
 use strait::core::events::Start;
-use strait::core::{Position, Timestamp};
 
 use crate::text::parse_time;
 
@@ -30,7 +30,7 @@ impl FromStr for Place {
         Ok(Place(match text {
             "start" | "earliest" => Start::Earliest,
             "end" | "latest" => Start::Latest,
-            _ => Start::At(Position::at(text.parse().map_err(|_| bad())?)),
+            _ => Start::At(text.parse().map_err(|_| bad())?),
         }))
     }
 }
@@ -49,6 +49,7 @@ pub(crate) fn in_words(start: Start) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use strait::core::Position;
 
     #[test]
     fn all_forms_are_read_and_the_others_refused() {
@@ -58,6 +59,8 @@ mod tests {
         assert_eq!(read("earliest"), read("start"));
         assert_eq!(read("latest"), read("end"));
         assert_eq!(read("17"), Ok(Start::At(Position::at(17))));
+        let stamp = Position::of_parts(1_700_000_000_000, 3);
+        assert_eq!(read("1700000000000-3"), Ok(Start::At(stamp)));
         assert_eq!(read("-3"), Ok(Start::Last(3)));
         assert_eq!(
             read("@1970-01-01T00:00:01Z"),

@@ -8,13 +8,14 @@ use clap::Args;
 use serde::Serialize;
 use serde::ser::{SerializeMap as _, Serializer};
 use serde_json::{Value, json};
-use strait::core::events::{Cursor, GroupInfo, ReadKey, Standing, Whereabouts};
+use strait::core::events::{Cursor, GroupInfo, ReadKey, Standing, Start, Whereabouts};
 use strait::core::{Error, Health, Kind, Name, Position, codes};
 
 use super::Ctx;
 use super::object::Object;
 use super::why::{Reason, on_shard, on_standing};
 use crate::fail::Outcome;
+use crate::offset::{Offset, between};
 use crate::out::SCHEMA;
 use crate::target::Target;
 use crate::text::{bytes, count, duration, shown, time};
@@ -97,7 +98,7 @@ async fn describe(object: &Object, target: &Target) -> Outcome<Description> {
         Object::Group(group, topic) => of_group(group, topic.as_ref(), target).await,
         Object::Key(key, topic) => of_key(key, topic, target).await,
         Object::Offset(topic, partition, offset) => {
-            of_offset(topic, *partition, Position::at(*offset), target).await
+            of_offset(topic, *partition, offset.0, target).await
         }
         Object::Storage => of_storage(target).await,
     }
@@ -107,11 +108,11 @@ async fn of_topic(topic: &Name, target: &Target) -> Outcome<Description> {
     let info = target.topic(topic).await?;
     let groups = groups_of(topic, target).await?;
     let mut found = Description::default();
-    let messages = |p: &strait::core::events::PartitionInfo| p.end.offset() - p.start.offset();
+    let messages = |p: &strait::core::events::PartitionInfo| between(p.start, p.end);
     found.fact("partitions", info.partitions.len());
     found.fact(
         "messages",
-        info.partitions.iter().map(messages).sum::<u64>(),
+        info.partitions.iter().map(messages).sum::<Option<u64>>(),
     );
     found.fact(
         "bytes",
@@ -136,12 +137,13 @@ async fn of_partition(topic: &Name, partition: u32, target: &Target) -> Outcome<
         return Err(no_such_partition(topic, partition, info.partitions.len()));
     };
     let mut found = Description::default();
-    found.fact("start", place.start.offset());
-    found.fact("end", place.end.offset());
+    found.fact("start", Offset(place.start));
+    found.fact("end", Offset(place.end));
     found.fact("bytes", place.bytes);
     if place.start < place.end {
         let events = &target.events;
-        let last = Position::at(place.end.offset() - 1);
+        let end = Start::Last(1);
+        let last = events.locate(topic.clone(), partition, end).await?;
         for (of, position) in [("first", place.start), ("last", last)] {
             let there = events
                 .whereabouts(topic.clone(), partition, position)
@@ -213,7 +215,7 @@ async fn of_key(key: &str, topic: &Name, target: &Target) -> Outcome<Description
     found.fact("partition", partition);
     found.fact("messages_at_least", messages.len());
     found.fact("version", *version);
-    found.fact("last_offset", last.position().offset());
+    found.fact("last_offset", Offset(last.position()));
     found.fact("last_appended", time(last.appended()));
     let infos = by_name(topic, target).await?;
     // The oldest of them that a group has not settled is what its later ones wait for.
@@ -346,7 +348,7 @@ fn shard_of(info: &GroupInfo, partition: u32) -> Option<Value> {
     let shard = info.shards.get(partition as usize)?;
     Some(json!({
         "group": info.group.to_string(),
-        "committed": shard.committed.offset(),
+        "committed": Offset(shard.committed),
         "lag": shard.lag,
         "parked": shard.parked,
         "in_flight": shard.in_flight,
@@ -397,7 +399,7 @@ impl Description {
                 "file": &*stored.file,
                 "byte": stored.at,
                 "bytes": stored.len,
-                "batch_first": stored.first.offset(),
+                "batch_first": Offset(stored.first),
                 "batch_records": stored.count,
                 "appended": time(stored.appended),
                 "checkpoint": stored.checkpoint,

@@ -10,6 +10,7 @@ use strait::core::{Error, Kind, Name};
 use super::{Ctx, skip};
 use crate::confirm::{DryRun, agreed};
 use crate::fail::Outcome;
+use crate::offset::Offset;
 use crate::out::{Column, Row, Shape, number, text};
 use crate::target::Target;
 use crate::text::{count, duration, shown};
@@ -168,8 +169,8 @@ impl Row for GroupRow {
 #[derive(Debug, Serialize)]
 struct ShardRow {
     partition: usize,
-    committed: u64,
-    end: u64,
+    committed: Offset,
+    end: Offset,
     lag: u64,
     oldest_ms: Option<u64>,
     parked: u64,
@@ -187,8 +188,8 @@ impl ShardRow {
             .find(|member| member.shards.contains(&(partition as u32)));
         ShardRow {
             partition,
-            committed: shard.committed.offset(),
-            end: shard.end.offset(),
+            committed: Offset(shard.committed),
+            end: Offset(shard.end),
             lag: shard.lag,
             oldest_ms: shard.oldest.map(millis),
             parked: shard.parked,
@@ -222,8 +223,8 @@ impl Row for ShardRow {
     fn cells(&self, _: bool, people: bool) -> Vec<String> {
         vec![
             self.partition.to_string(),
-            count(self.committed, people),
-            count(self.end, people),
+            self.committed.cell(people),
+            self.end.cell(people),
             count(self.lag, people),
             age(self.oldest_ms, people),
             count(self.parked, people),

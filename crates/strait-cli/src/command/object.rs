@@ -6,6 +6,8 @@ use std::str::FromStr;
 use serde::{Serialize, Serializer};
 use strait::core::Name;
 
+use crate::offset::Offset;
+
 /// What can be described.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum Object {
@@ -14,7 +16,7 @@ pub(crate) enum Object {
     /// On one topic, or on all that it reads.
     Group(Name, Option<Name>),
     Key(String, Name),
-    Offset(Name, u32, u64),
+    Offset(Name, u32, Offset),
     Storage,
 }
 
@@ -34,7 +36,7 @@ impl FromStr for Object {
                 .map_err(|error| error.message().to_owned())
         };
         let number = |text: &str| {
-            text.parse()
+            text.parse::<u64>()
                 .map_err(|_| format!("`{text}` is no number: {FORMS}"))
         };
         match (kind, rest.split('/').collect::<Vec<_>>().as_slice()) {
@@ -57,7 +59,8 @@ impl FromStr for Object {
             },
             ("offset", [topic, partition, offset]) => {
                 let partition = u32::try_from(number(partition)?).map_err(|_| FORMS)?;
-                Ok(Object::Offset(name(topic)?, partition, number(offset)?))
+                let offset = offset.parse().map_err(|_| FORMS)?;
+                Ok(Object::Offset(name(topic)?, partition, offset))
             }
             _ => Err(FORMS.to_owned()),
         }

@@ -4,12 +4,13 @@ use std::time::Duration;
 
 use clap::Args;
 use serde::Serialize;
+use strait::core::Name;
 use strait::core::events::{Cursor, SetAside};
-use strait::core::{Name, Position};
 
 use super::Ctx;
 use crate::confirm::{DryRun, agreed};
 use crate::fail::Outcome;
+use crate::offset::Offset;
 use crate::target::Target;
 use crate::text::{cut, parse_reason, shown};
 
@@ -25,7 +26,7 @@ pub(crate) struct SkipArgs {
     /// The partition
     partition: u32,
     /// The message's offset in it
-    offset: u64,
+    offset: Offset,
     /// Why: the reason of the dead letter
     #[arg(long, value_name = "TEXT", value_parser = parse_reason)]
     reason: String,
@@ -42,7 +43,7 @@ pub(super) async fn skip(args: SkipArgs, target: &Target, ctx: &Ctx) -> Outcome 
         group: info.group.clone(),
         topic: info.topic.clone(),
         partition: args.partition,
-        position: Position::at(args.offset),
+        position: args.offset.0,
         reason: args.reason.clone().into(),
         force: args.force,
         dry_run: true,
@@ -69,7 +70,7 @@ pub(super) async fn skip(args: SkipArgs, target: &Target, ctx: &Ctx) -> Outcome 
         group: &'a str,
         topic: &'a str,
         partition: u32,
-        offset: u64,
+        offset: Offset,
         dead_letter: u64,
     }
     let answer = Skipped {
@@ -93,7 +94,7 @@ async fn message(args: &SkipArgs, target: &Target) -> Outcome<String> {
     let cursor = Cursor {
         topic: args.topic.clone(),
         partition: args.partition,
-        position: Position::at(args.offset),
+        position: args.offset.0,
         wait: Duration::ZERO,
     };
     let place = format!("{}/{} offset {}", args.topic, args.partition, args.offset);
@@ -104,7 +105,7 @@ async fn message(args: &SkipArgs, target: &Target) -> Outcome<String> {
     };
     let first = chunk.iter().next();
     Ok(
-        match first.filter(|item| item.position().offset() == args.offset) {
+        match first.filter(|item| item.position() == args.offset.0) {
             Some(item) => {
                 let record = item.record();
                 let key = record.key().map_or("-".to_owned(), shown);

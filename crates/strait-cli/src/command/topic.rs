@@ -10,6 +10,7 @@ use strait::core::events::{Compaction, Retention, TopicChange, TopicInfo, TopicS
 use super::Ctx;
 use crate::confirm::{DryRun, agreed};
 use crate::fail::{Failure, Outcome};
+use crate::offset::{Offset, between, known};
 use crate::out::{Column, Row, number, text};
 use crate::target::{self, Target};
 use crate::text::{bytes, count, duration, parse_bytes, parse_duration};
@@ -192,7 +193,8 @@ impl Keep {
 struct TopicRow {
     topic: String,
     partitions: usize,
-    messages: u64,
+    /// Absent where the engine's positions cannot be counted.
+    messages: Option<u64>,
     bytes: u64,
     keep_age_ms: Option<u64>,
     keep_bytes: Option<u64>,
@@ -203,9 +205,7 @@ struct TopicRow {
 
 impl TopicRow {
     fn new(info: &TopicInfo) -> Self {
-        let stored = |p: &strait::core::events::PartitionInfo| {
-            p.end.offset().saturating_sub(p.start.offset())
-        };
+        let stored = |p: &strait::core::events::PartitionInfo| between(p.start, p.end);
         TopicRow {
             topic: info.name.to_string(),
             partitions: info.partitions.len(),
@@ -256,7 +256,7 @@ impl Row for TopicRow {
         let mut cells = vec![
             self.topic.clone(),
             self.partitions.to_string(),
-            count(self.messages, people),
+            known(self.messages, people),
             bytes(self.bytes, people),
             self.keeps(people),
         ];
@@ -273,9 +273,9 @@ impl Row for TopicRow {
 struct PartitionRow {
     topic: String,
     partition: usize,
-    start: u64,
-    end: u64,
-    messages: u64,
+    start: Offset,
+    end: Offset,
+    messages: Option<u64>,
     bytes: u64,
 }
 
@@ -290,9 +290,9 @@ impl Row for PartitionRow {
     fn cells(&self, _: bool, people: bool) -> Vec<String> {
         vec![
             self.partition.to_string(),
-            count(self.start, people),
-            count(self.end, people),
-            count(self.messages, people),
+            self.start.cell(people),
+            self.end.cell(people),
+            known(self.messages, people),
             bytes(self.bytes, people),
         ]
     }
@@ -302,9 +302,9 @@ fn partition_rows(info: &TopicInfo) -> Vec<PartitionRow> {
     let row = |(partition, p): (usize, &strait::core::events::PartitionInfo)| PartitionRow {
         topic: info.name.to_string(),
         partition,
-        start: p.start.offset(),
-        end: p.end.offset(),
-        messages: p.end.offset().saturating_sub(p.start.offset()),
+        start: Offset(p.start),
+        end: Offset(p.end),
+        messages: between(p.start, p.end),
         bytes: p.bytes,
     };
     info.partitions.iter().enumerate().map(row).collect()
@@ -339,7 +339,7 @@ async fn carry_out(command: TopicCommand, target: &Target, ctx: &Ctx) -> Outcome
             let mut plan = format!(
                 "delete topic `{topic}` with {} messages ({}) and the positions of its groups; \
                  this cannot be undone",
-                count(row.messages, true),
+                known(row.messages, true),
                 bytes(row.bytes, true)
             );
             plan.push_str(&groups_on(target, &topic, "ends").await?);
@@ -473,7 +473,7 @@ fn more_partitions(now: &TopicInfo, partitions: u32, most: u32) -> Outcome<Strin
         "raise the partitions of `{}` from {before} to {partitions}: about {moves} % of the keys move to other partitions; \
          their later messages keep no order with the {} that are there",
         now.name,
-        count(TopicRow::new(now).messages, true)
+        known(TopicRow::new(now).messages, true)
     );
     if now.key_versions {
         text.push_str("; versions of keys go on");

@@ -12,6 +12,7 @@ use strait::core::{Attr, Error, Kind, Message, Name, Timestamp};
 use super::Ctx;
 use super::render::{Render, Seen, offset};
 use crate::fail::{Failure, Outcome};
+use crate::offset::Offset;
 use crate::out::{Column, Row, Shape, number, text};
 use crate::target::Target;
 use crate::text::{count, cut, shown, when};
@@ -118,7 +119,7 @@ struct LetterRow {
     group: String,
     topic: String,
     partition: u32,
-    offset: u64,
+    offset: Offset,
     key: Option<String>,
     attempts: u32,
     died: String,
@@ -138,7 +139,7 @@ impl LetterRow {
             group: group.to_string(),
             topic: message.topic().to_string(),
             partition: message.partition(),
-            offset: message.position().offset(),
+            offset: Offset(message.position()),
             key: message.record().key().map(shown),
             attempts: letter.attempts,
             died: crate::text::time(letter.died),
@@ -174,7 +175,7 @@ impl Row for LetterRow {
             self.key.clone().unwrap_or_else(|| "-".to_owned()),
             self.topic.clone(),
             self.partition.to_string(),
-            count(self.offset, people),
+            self.offset.cell(people),
             self.attempts.to_string(),
             when(self.at, people),
             if self.edited { "yes" } else { "-" }.to_owned(),

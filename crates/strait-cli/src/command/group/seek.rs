@@ -5,12 +5,13 @@ use std::time::Duration;
 use clap::Args;
 use serde::Serialize;
 use strait::core::events::{GroupInfo, Seek, ShardInfo, Start};
-use strait::core::{Name, Timestamp};
+use strait::core::{Name, Position, Timestamp};
 
 use super::super::Ctx;
 use super::{names, refuse_live};
 use crate::confirm::{DryRun, agreed};
 use crate::fail::{Failure, Outcome};
+use crate::offset::{Offset, between, known};
 use crate::out::{Column, Row, Shape, number};
 use crate::start::{Place, in_words};
 use crate::target::Target;
@@ -70,24 +71,24 @@ struct MoveRow {
     group: String,
     topic: String,
     partition: u32,
-    from: u64,
-    to: u64,
-    /// Messages that come again.
-    again: u64,
-    /// Messages that are passed over.
-    passed_over: u64,
+    from: Offset,
+    to: Offset,
+    /// Messages that come again; absent where the engine's positions cannot be counted.
+    again: Option<u64>,
+    /// Messages that are passed over; absent likewise.
+    passed_over: Option<u64>,
 }
 
 impl MoveRow {
-    fn new(info: &GroupInfo, partition: u32, from: u64, to: u64) -> Self {
+    fn new(info: &GroupInfo, partition: u32, from: Position, to: Position) -> Self {
         MoveRow {
             group: info.group.to_string(),
             topic: info.topic.to_string(),
             partition,
-            from,
-            to,
-            again: from.saturating_sub(to),
-            passed_over: to.saturating_sub(from),
+            from: Offset(from),
+            to: Offset(to),
+            again: between(to, from),
+            passed_over: between(from, to),
         }
     }
 }
@@ -103,10 +104,10 @@ impl Row for MoveRow {
     fn cells(&self, _: bool, people: bool) -> Vec<String> {
         vec![
             self.partition.to_string(),
-            count(self.from, people),
-            count(self.to, people),
-            count(self.again, people),
-            count(self.passed_over, people),
+            self.from.cell(people),
+            self.to.cell(people),
+            known(self.again, people),
+            known(self.passed_over, people),
         ]
     }
 }
@@ -121,7 +122,7 @@ pub(super) async fn run(args: SeekArgs, target: &Target, ctx: &Ctx) -> Outcome {
             continue;
         }
         let to = locate(start, target, &info, partition, shard).await?;
-        rows.push(MoveRow::new(&info, partition, shard.committed.offset(), to));
+        rows.push(MoveRow::new(&info, partition, shard.committed, to));
     }
     if rows.is_empty() {
         return Err(Failure::usage(format!(
@@ -152,7 +153,7 @@ pub(super) async fn run(args: SeekArgs, target: &Target, ctx: &Ctx) -> Outcome {
             to: start,
             force: args.force,
         });
-        *row = MoveRow::new(&info, row.partition, row.from, to.await?.offset());
+        *row = MoveRow::new(&info, row.partition, row.from.0, to.await?);
     }
     ctx.out.list(&rows)
 }
@@ -163,14 +164,15 @@ async fn locate(
     info: &GroupInfo,
     partition: u32,
     shard: &ShardInfo,
-) -> Outcome<u64> {
+) -> Outcome<Position> {
     Ok(match start {
-        Start::At(position) => position.min(shard.end).offset(),
-        start => target
-            .events
-            .locate(info.topic.clone(), partition, start)
-            .await?
-            .offset(),
+        Start::At(position) => position.min(shard.end),
+        start => {
+            target
+                .events
+                .locate(info.topic.clone(), partition, start)
+                .await?
+        }
     })
 }
 
@@ -180,8 +182,8 @@ fn show_plan(info: &GroupInfo, moves: Vec<MoveRow>, ctx: &Ctx) -> Outcome {
     struct Plan {
         schema: u32,
         dry_run: bool,
-        again: u64,
-        passed_over: u64,
+        again: Option<u64>,
+        passed_over: Option<u64>,
         live_members: Vec<String>,
         moves: Vec<MoveRow>,
     }
@@ -198,20 +200,29 @@ fn show_plan(info: &GroupInfo, moves: Vec<MoveRow>, ctx: &Ctx) -> Outcome {
 
 /// The plan: what moves, what that means, and who is live.
 fn plan(start: Start, info: &GroupInfo, rows: &[MoveRow]) -> String {
-    let again: u64 = rows.iter().map(|row| row.again).sum();
-    let over: u64 = rows.iter().map(|row| row.passed_over).sum();
+    let again: Option<u64> = rows.iter().map(|row| row.again).sum();
+    let over: Option<u64> = rows.iter().map(|row| row.passed_over).sum();
     let mut plan = format!(
-        "move group `{}` on `{}` to {}: about {} messages come again, {} are passed over",
+        "move group `{}` on `{}` to {}",
         info.group,
         info.topic,
-        in_words(start),
-        count(again, true),
-        count(over, true)
+        in_words(start)
     );
+    if let (Some(again), Some(over)) = (again, over) {
+        plan.push_str(&format!(
+            ": about {} messages come again, {} are passed over",
+            count(again, true),
+            count(over, true)
+        ));
+    }
     for row in rows {
         plan.push_str(&format!(
             "\n  partition {}: {} -> {} ({} again, {} passed over)",
-            row.partition, row.from, row.to, row.again, row.passed_over
+            row.partition,
+            row.from,
+            row.to,
+            known(row.again, true),
+            known(row.passed_over, true)
         ));
     }
     let moved = |row: &MoveRow| info.shards.get(row.partition as usize);

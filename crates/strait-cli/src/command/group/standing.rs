@@ -5,6 +5,7 @@ use std::fmt;
 use serde::Serialize;
 use strait::core::events::{GroupInfo, Stuck, StuckOn, Waits};
 
+use crate::offset::Offset;
 use crate::text::{count, shown, time};
 
 /// What a group goes by.
@@ -65,7 +66,7 @@ impl Rules {
 pub(super) struct Told {
     why: &'static str,
     #[serde(skip_serializing_if = "Option::is_none")]
-    offset: Option<u64>,
+    offset: Option<Offset>,
     #[serde(skip_serializing_if = "Option::is_none")]
     key: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -140,7 +141,7 @@ impl Told {
     fn of(why: &'static str, stuck: &Stuck) -> Self {
         Told {
             why,
-            offset: Some(stuck.offset.offset()),
+            offset: Some(Offset(stuck.offset)),
             key: stuck.key.as_deref().map(shown),
             attempts: Some(stuck.attempts),
             since: stuck.since.map(time),
@@ -151,7 +152,7 @@ impl Told {
 }
 
 fn message(stuck: &Stuck) -> String {
-    let mut text = format!("offset {}", stuck.offset.offset());
+    let mut text = format!("offset {}", stuck.offset);
     if let Some(key) = &stuck.key {
         text.push_str(&format!(", key `{}`,", shown(key)));
     }
