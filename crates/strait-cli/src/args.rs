@@ -39,7 +39,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Clone, Args)]
 #[command(next_help_heading = "Global options")]
 pub(crate) struct Global {
-    /// What to work on: `file:DIR`, `memory:`, `kafka://HOST:PORT` [env: STRAIT_URL] [default: file:./strait-data]
+    /// What to work on: `file:DIR`, `memory:`, `kafka://..`, `redis://..` [env: STRAIT_URL] [default: file:./strait-data]
     #[arg(long, global = true, value_name = "URL")]
     pub(crate) url: Option<String>,
     /// How results are written; by default tables on a terminal, lines in a pipe

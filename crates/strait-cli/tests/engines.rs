@@ -55,7 +55,7 @@ fn a_build_without_a_feature_says_which_and_how_to_get_it() {
     );
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "redis"))]
 mod servers {
     use std::process::Stdio;
     use std::sync::atomic::{AtomicU32, Ordering};
@@ -161,11 +161,12 @@ mod servers {
             assert!(produced.status.success(), "{produced:?}");
             killed(mirror(dir, &topic, [url, "file:./copy"]), 150 + 60 * round);
         }
-        proved(mirror(dir, &topic, [url, "file:./copy"]), 4 * EACH);
+        proved(mirror(dir, &topic, [url, "file:./copy"]), 4 * EACH, true);
     }
 
-    /// Into the server: what stands behind the last step is found by its ids.
-    pub(super) fn a_killed_mirror_into_a_server_doubles_nothing(url: &str) {
+    /// Into the server, with deaths in between. Where it has units nothing is doubled; elsewhere nothing is lost, in order, and
+    /// what is there once more has its id.
+    pub(super) fn a_killed_mirror_into_a_server_goes_on(url: &str, exactly_once: bool) {
         const EACH: u64 = 5_000;
         let dir = TempDir::new().unwrap();
         let (dir, topic) = (dir.path(), unique());
@@ -179,7 +180,7 @@ mod servers {
             assert!(produced.status.success(), "{produced:?}");
             killed(mirror(dir, &topic, [from, url]), 150 + 40 * round);
         }
-        proved(mirror(dir, &topic, [from, url]), 4 * EACH);
+        proved(mirror(dir, &topic, [from, url]), 4 * EACH, exactly_once);
     }
 
     fn mirror(dir: &Path, topic: &str, [from, to]: [&str; 2]) -> Command {
@@ -195,12 +196,22 @@ mod servers {
         child.wait().unwrap();
     }
 
-    /// Lets it come to the end, and proves both sides equal.
-    fn proved(mut mirror: Command, messages: u64) {
+    /// Lets it come to the end, and proves both sides equal, but for repeated messages where those may be.
+    fn proved(mut mirror: Command, messages: u64, exactly_once: bool) {
         mirror.args(["--once", "--compare", "-o", "jsonl"]);
-        let compared = good(mirror, b"");
-        let equal = compared.iter().map(|p| p["equal"].as_u64().unwrap());
-        assert_eq!(equal.sum::<u64>(), messages, "{compared:?}");
+        let output = run(mirror, b"");
+        let compared = lines(&output);
+        let sum = |field: &str| -> u64 {
+            let each = compared.iter().map(|p| p[field].as_u64().unwrap());
+            each.sum()
+        };
+        assert_eq!(sum("equal"), messages, "{output:?}");
+        assert!(
+            compared.iter().all(|p| p["difference"].is_null()),
+            "{output:?}"
+        );
+        assert!(sum("repeated") == 0 || !exactly_once, "{output:?}");
+        assert_eq!(output.status.success(), sum("repeated") == 0, "{output:?}");
     }
 }
 
@@ -236,9 +247,9 @@ mod kafka {
     }
 
     #[test]
-    fn a_killed_mirror_into_kafka_doubles_nothing() {
+    fn a_killed_mirror_into_kafka_loses_nothing() {
         if let Some(url) = url() {
-            a_killed_mirror_into_a_server_doubles_nothing(&url);
+            a_killed_mirror_into_a_server_goes_on(&url, false);
         }
     }
 
@@ -264,6 +275,72 @@ mod kafka {
             let (code, said) = refused(&url, &["topic", "ls"]);
             assert_eq!(code, 7, "{said}");
             assert!(said.contains(word) && said.contains("next: "), "{said}");
+        }
+    }
+}
+
+#[cfg(feature = "redis")]
+mod redis {
+    use super::servers::*;
+    use super::*;
+
+    /// Redis and Valkey, those that are there.
+    fn urls() -> Vec<String> {
+        let at = |variable, engine| strait_conformance::server(variable, engine);
+        let redis = at("STRAIT_REDIS", "redis").map(|address| format!("redis://{address}"));
+        let valkey = at("STRAIT_VALKEY", "valkey").map(|address| format!("valkey://{address}"));
+        redis.into_iter().chain(valkey).collect()
+    }
+
+    #[test]
+    fn topics_are_made_written_and_read_on_redis() {
+        for url in urls() {
+            topics_are_made_written_and_read(&url);
+        }
+    }
+
+    #[test]
+    fn what_redis_cannot_do_is_refused() {
+        for url in urls() {
+            what_a_server_cannot_do_is_refused(&url);
+        }
+    }
+
+    #[test]
+    fn a_killed_mirror_out_of_redis_goes_on() {
+        for url in urls() {
+            a_killed_mirror_goes_on(&url);
+        }
+    }
+
+    #[test]
+    fn a_killed_mirror_into_redis_loses_nothing() {
+        for url in urls() {
+            a_killed_mirror_into_a_server_goes_on(&url, false);
+        }
+    }
+
+    #[test]
+    fn a_wrong_way_to_redis_is_told_with_the_next_step() {
+        let unused = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = unused.local_addr().unwrap().port();
+        drop(unused);
+        let (code, said) = refused(&format!("redis://127.0.0.1:{port}"), &["topic", "ls"]);
+        assert_eq!(code, 7, "{said}");
+        assert!(
+            said.contains("refused") && said.contains("next: "),
+            "{said}"
+        );
+        for url in urls() {
+            let (_, address) = url.split_once("://").unwrap();
+            for wrong in [
+                format!("rediss://{address}"),
+                format!("redis://ada:{SECRET}@{address}"),
+            ] {
+                let (code, said) = refused(&wrong, &["topic", "ls"]);
+                assert!(code == 6 || code == 7, "{code}: {said}");
+                assert!(said.contains("next: "), "{said}");
+            }
         }
     }
 }

@@ -104,7 +104,7 @@
 //! until the program installs a subscriber or recorder. [`core`] is the contract that engines fulfil; [`Strait::on`] takes
 //! one that you made.
 //!
-//! The feature `embedded` (on unless switched off) is the embedded engine, `kafka` brings Kafka, `full` all there is. An
+//! The feature `embedded` (on unless switched off) is the embedded engine, `kafka` brings Kafka, `redis` Redis and Valkey, `full` all there is. An
 //! address whose engine is not in the build is refused with the name of its feature.
 #![forbid(unsafe_code)]
 #![cfg_attr(docsrs, feature(doc_cfg))]
@@ -188,6 +188,8 @@ pub use strait_kafka as kafka;
 /// ```
 ///
 pub use strait_macros::Message;
+#[cfg(feature = "redis")]
+pub use strait_redis as redis;
 pub use trace::{BadTraceparent, TraceContext};
 
 /// So many seconds.

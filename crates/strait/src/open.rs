@@ -72,9 +72,12 @@ impl Strait {
     ///   nothing in it is changed, and the engine's health says what is missing,
     /// - `memory:`: the embedded engine on a memory disk; all is gone at the end,
     /// - `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT..]/[?NAME=VALUE&..]`, over TLS `kafka+ssl://`: a Kafka cluster, with
-    ///   the feature `kafka`. A cluster that is down is waited for, and the health says so; with `?strict=true` it is an
-    ///   error,
+    ///   the feature `kafka`,
+    /// - `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE][?NAME=VALUE&..]` or `valkey://`, over TLS `rediss://` or `valkeys://`:
+    ///   Redis Streams, with the feature `redis`,
     /// - the path of a `.toml` file: see [`config`](crate::config).
+    ///
+    /// A server that is down is waited for, and the [`health`](Strait::health) says so; with `?strict=true` it is an error.
     ///
     /// # Errors
     ///
@@ -285,6 +288,11 @@ pub(crate) async fn open_target(target: Target, options: EngineOptions) -> Resul
         Target::Kafka(address) => {
             let kafka = strait_kafka::Kafka::open(*address.options).await?;
             Ok(Strait::on(Arc::new(kafka)))
+        }
+        #[cfg(feature = "redis")]
+        Target::Redis(address) => {
+            let redis = strait_redis::Redis::open(*address.options).await?;
+            Ok(Strait::on(Arc::new(redis)))
         }
         Target::Config(path) => Err(nested(&path)),
     }

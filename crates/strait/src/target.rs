@@ -19,17 +19,20 @@ pub(crate) enum Target {
     /// `kafka://HOST:PORT`
     #[cfg(feature = "kafka")]
     Kafka(Address<strait_kafka::Options>),
+    /// `redis://HOST:PORT`
+    #[cfg(feature = "redis")]
+    Redis(Address<strait_redis::Options>),
 }
 
 /// What a foreign engine is reached with, and its address without secrets.
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "redis"))]
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Address<O> {
     shown: String,
     pub(crate) options: Box<O>,
 }
 
-#[cfg(feature = "kafka")]
+#[cfg(any(feature = "kafka", feature = "redis"))]
 impl<O> Address<O> {
     fn new(text: &str, options: O) -> Self {
         Address {
@@ -48,6 +51,9 @@ fn known() -> String {
     if cfg!(feature = "kafka") {
         known.push("`kafka://HOST:PORT`");
     }
+    if cfg!(feature = "redis") {
+        known.push("`redis://HOST:PORT`");
+    }
     if known.is_empty() {
         return "none: this build of `strait` was made without the feature of any engine".into();
     }
@@ -56,12 +62,13 @@ fn known() -> String {
 }
 
 /// Schemes of engines with the feature that brings them; `None`: there is none yet.
-const FEATURES: [(&str, Option<&str>); 8] = [
+const FEATURES: [(&str, Option<&str>); 9] = [
     ("kafka", Some("kafka")),
     ("kafka+ssl", Some("kafka")),
-    ("redis", None),
-    ("rediss", None),
-    ("valkey", None),
+    ("redis", Some("redis")),
+    ("rediss", Some("redis")),
+    ("valkey", Some("redis")),
+    ("valkeys", Some("redis")),
     ("nats", None),
     ("amqp", None),
     ("temporal", None),
@@ -98,6 +105,12 @@ impl Target {
                 let options = options.map_err(|error| error.during("open"))?;
                 Ok(Target::Kafka(Address::new(text, options)))
             }
+            #[cfg(feature = "redis")]
+            "redis" | "rediss" | "valkey" | "valkeys" => {
+                let options = strait_redis::Options::from_url(text);
+                let options = options.map_err(|error| error.during("open"))?;
+                Ok(Target::Redis(Address::new(text, options)))
+            }
             _ => Err(no_engine(text, scheme)),
         }
     }
@@ -129,6 +142,8 @@ impl fmt::Display for Target {
             Target::Config(path) => write!(f, "{}", path.display()),
             #[cfg(feature = "kafka")]
             Target::Kafka(address) => f.write_str(&address.shown),
+            #[cfg(feature = "redis")]
+            Target::Redis(address) => f.write_str(&address.shown),
         }
     }
 }
@@ -299,6 +314,16 @@ mod tests {
         assert!(advice.contains("cargo install strait-cli --features kafka"));
     }
 
+    #[cfg(feature = "redis")]
+    #[test]
+    fn a_redis_is_shown_without_its_secrets() {
+        for scheme in ["redis", "rediss", "valkey", "valkeys"] {
+            let target = Target::parse(&format!("{scheme}://:s3cret@host:6379/1")).unwrap();
+            assert_eq!(target.to_string(), format!("{scheme}://***@host:6379/1"));
+            assert!(!format!("{target:?}").contains("s3cret"), "{target:?}");
+        }
+    }
+
     #[cfg(feature = "kafka")]
     #[test]
     fn a_cluster_is_shown_without_its_secrets() {
@@ -314,7 +339,7 @@ mod tests {
             "kafka://ada:s3cret@broker:9092/x",
             "kafka://ada:s3cret@elsewhere@broker/x",
             "kafka://ada:s3/cret@broker/x",
-            "redis://:s3cret@host?password=s3cret&db=1",
+            "redis://:s3cret@host/x?password=s3cret&db=1",
             "nowhere://ada:s3cret@host",
             "kafka:ada:s3cret@broker",
             "ada:s3cret@broker",

@@ -87,6 +87,7 @@ const TABLE: &[Arrows] = &[
             "strait-core",
             "strait-embedded",
             "strait-kafka",
+            "strait-redis",
             "strait-remote",
             "strait-macros",
         ],

@@ -108,6 +108,8 @@ struct ComparedRow {
     equal: u64,
     /// Over the equal messages, hexadecimal.
     hash: String,
+    /// Messages that the target has once more.
+    repeated: u64,
     difference: Option<String>,
 }
 
@@ -118,6 +120,7 @@ impl ComparedRow {
             partition: compared.partition,
             equal: compared.equal,
             hash: format!("{:016x}", compared.hash),
+            repeated: compared.repeated,
             difference: compared.difference.as_ref().map(ToString::to_string),
         }
     }
@@ -132,6 +135,7 @@ impl Row for ComparedRow {
             number("PARTITION"),
             number("EQUAL"),
             text("HASH"),
+            number("REPEATED"),
             text("DIFFERENCE"),
         ]
     }
@@ -142,6 +146,7 @@ impl Row for ComparedRow {
             self.partition.to_string(),
             count(self.equal, people),
             self.hash.clone(),
+            count(self.repeated, people),
             self.difference.clone().unwrap_or_else(|| "none".to_owned()),
         ]
     }
@@ -209,7 +214,7 @@ async fn work(args: &MirrorArgs, from: &Strait, to: &Strait, ctx: &Ctx) -> Outco
         signal = ctx.interrupt.wait() => return Err(signal),
     };
     ctx.out.list(&rows)?;
-    match rows.iter().all(|row| row.difference.is_none()) {
+    match (rows.iter()).all(|row| row.difference.is_none() && row.repeated == 0) {
         true => Ok(()),
         false => Err(Failure::Findings),
     }

@@ -1,6 +1,6 @@
 //! Whether two engines hold the same messages of a topic.
 
-use std::collections::VecDeque;
+use std::collections::{HashSet, VecDeque};
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
@@ -24,9 +24,22 @@ pub struct Compared {
     pub equal: u64,
     /// A hash over the content of those messages, in order: ids, keys, times, attributes, headers, bodies.
     pub hash: u64,
-    /// The first difference.
+    /// Messages that the target has once more, out of place: their ids stood before them. What a mirror into an engine
+    /// without units may leave.
+    pub repeated: u64,
+    /// The first other difference.
     pub difference: Option<Difference>,
 }
+
+impl Compared {
+    /// Neither a difference nor a repeated message.
+    pub fn is_equal(&self) -> bool {
+        self.repeated == 0 && self.difference.is_none()
+    }
+}
+
+/// Of so many messages the ids are kept, to know one that comes again.
+const REMEMBERED: usize = 1 << 20;
 
 /// The first difference of two partitions.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -117,9 +130,23 @@ async fn begin_together(
 
 async fn compare_partition(partition: u32, left: &mut Side, right: &mut Side) -> Result<Compared> {
     let mut hash = Hash::default();
-    let mut equal = 0;
+    let mut seen = Seen::default();
+    let (mut equal, mut repeated) = (0, 0);
     let difference = loop {
-        match (left.next().await?, right.next().await?) {
+        let source = left.next().await?;
+        let mut target = right.next().await?;
+        let wanted = source.as_ref().map(id_of);
+        // One that is not wanted here and was there before is passed over.
+        while let Some(id) = target
+            .as_ref()
+            .map(id_of)
+            .filter(|id| Some(id) != wanted.as_ref())
+            && seen.has(&id)
+        {
+            repeated += 1;
+            target = right.next().await?;
+        }
+        match (source, target) {
             (None, None) => break None,
             (Some(source), None) => break Some(Difference::Missing(source.position())),
             (None, Some(target)) => break Some(Difference::Extra(target.position())),
@@ -133,6 +160,7 @@ async fn compare_partition(partition: u32, left: &mut Side, right: &mut Side) ->
                     });
                 }
                 hash.add(&source.record());
+                seen.add(&source.record().id().to_string());
                 equal += 1;
             }
         }
@@ -141,8 +169,38 @@ async fn compare_partition(partition: u32, left: &mut Side, right: &mut Side) ->
         partition,
         equal,
         hash: hash.so_far,
+        repeated,
         difference,
     })
+}
+
+fn id_of(message: &Message) -> String {
+    message.record().id().to_string()
+}
+
+/// The newest ids, as hashes.
+#[derive(Default)]
+struct Seen {
+    ids: HashSet<u64>,
+    order: VecDeque<u64>,
+}
+
+impl Seen {
+    fn add(&mut self, id: &str) {
+        let id = rapidhash_v3(id.as_bytes());
+        if self.ids.insert(id) {
+            self.order.push_back(id);
+        }
+        if self.order.len() > REMEMBERED
+            && let Some(oldest) = self.order.pop_front()
+        {
+            self.ids.remove(&oldest);
+        }
+    }
+
+    fn has(&self, id: &str) -> bool {
+        self.ids.contains(&rapidhash_v3(id.as_bytes()))
+    }
 }
 
 fn differing(a: &Record<'_>, b: &Record<'_>) -> Vec<&'static str> {

@@ -10,7 +10,8 @@
 //! - **Where the copy stands is stored in the target**, in the topic `strait.mirror.TOPIC`. Where the target commits several
 //!   appends in one unit (`Caps::atomic_effects`) that record is in the unit of the messages: whatever ends the mirror, the
 //!   next run goes on exactly there. Elsewhere the record follows the messages, and the next run finds what stands behind it
-//!   by the messages' ids: a message can be doubled only when an append whose outcome was unknown happens after that look.
+//!   by the messages' ids: a message can be doubled only when an append whose outcome was unknown happens after that look, as
+//!   when a killed mirror's last request still waits in the broker. It has its id then as before, and [`compare`] counts it.
 //! - **The topic in the target is the mirror's.** Where the target can hold an append against the end of the partition
 //!   (`Caps::expected_position`), a second writer is refused, a second mirror too; elsewhere it is found at the next start.
 //! - **Positions of groups** ([`Mirror::groups`]) are translated by those records. What a group has settled above its position

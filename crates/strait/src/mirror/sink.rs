@@ -40,9 +40,9 @@ pub(super) struct Sink {
     total: u64,
     /// The end of the partition, where the engine numbers messages one by one.
     end: Option<Position>,
-    /// Ids of messages that stand behind the last step: appended by a run that ended before it said so.
-    tail: VecDeque<String>,
-    /// Where the first of them stands.
+    /// Messages that stand behind the last step, with their places: appended by a run that ended before it said so.
+    tail: VecDeque<(String, Position)>,
+    /// The place of the first of them that is not known again yet.
     tail_at: Position,
 }
 
@@ -76,11 +76,14 @@ impl Sink {
         };
         // Without a step all that is there is of a run that never said so, or of somebody else.
         let behind = match &last {
-            Some(step) => step.target_end(),
-            None => Some(start),
+            Some(step) => match (step.target_end(), step.place) {
+                (Some(end), _) => Some((end, 0)),
+                (None, place) => place.map(|place| (place, step.count)),
+            },
+            None => Some((start, 0)),
         };
-        if let Some(behind) = behind.filter(|behind| *behind < end) {
-            sink.read_tail(behind, end).await?;
+        if let Some((behind, skip)) = behind.filter(|(behind, _)| *behind < end) {
+            sink.read_tail(behind, skip, end).await?;
         }
         Ok(sink)
     }
@@ -100,7 +103,8 @@ impl Sink {
         self.caps.atomic_effects.is_there()
     }
 
-    async fn read_tail(&mut self, from: Position, end: Position) -> Result<()> {
+    /// What stands behind the first `skip` messages from this place on.
+    async fn read_tail(&mut self, from: Position, mut skip: u64, end: Position) -> Result<()> {
         if self.is_atomic() {
             return Err(foreign(&self.place, from));
         }
@@ -118,8 +122,14 @@ impl Sink {
                 break;
             }
             position = chunk.next();
-            self.tail
-                .extend(chunk.iter().map(|item| item.record().id().to_string()));
+            for item in chunk.iter() {
+                if skip > 0 {
+                    skip -= 1;
+                    continue;
+                }
+                let id = item.record().id().to_string();
+                self.tail.push_back((id, item.position()));
+            }
             if self.tail.len() > TAIL {
                 return Err(foreign(&self.place, from));
             }
@@ -129,15 +139,16 @@ impl Sink {
 
     /// Messages of the chunk behind the first `passed` that the target has already.
     fn known(&mut self, chunk: &Chunk, passed: usize) -> Result<usize> {
-        if self.tail.is_empty() {
-            return Ok(0);
+        match self.tail.front() {
+            None => return Ok(0),
+            Some((_, at)) => self.tail_at = *at,
         }
         let mut known = 0;
         for item in chunk.iter().skip(passed) {
             match self.tail.pop_front() {
                 None => break,
-                Some(id) if id == item.record().id().to_string() => known += 1,
-                Some(_) => return Err(foreign(&self.place, self.tail_at)),
+                Some((id, _)) if id == item.record().id().to_string() => known += 1,
+                Some((_, at)) => return Err(foreign(&self.place, at)),
             }
         }
         Ok(known)
@@ -234,21 +245,24 @@ impl Sink {
         known: u64,
     ) -> Result<()> {
         let dense = self.caps.dense_offsets.is_there();
-        step.target = (dense && known > 0).then_some(self.tail_at);
-        self.tail_at = Position::at(self.tail_at.offset() + known);
+        let mut first = (known > 0).then_some(self.tail_at);
         for records in records {
             let append = Append {
                 topic: self.place.topic.clone(),
                 partition: self.place.partition,
                 records,
                 expected: self.expected(),
-                dedupe: self.caps.dedupe.is_there(),
+                dedupe: false,
             };
             let sent = self.place.lane.append(append).await?;
+            first = first.or(Some(sent.first));
             if dense {
-                step.target = step.target.or(Some(sent.first));
                 self.end = Some(Position::at(sent.first.offset() + u64::from(sent.count)));
             }
+        }
+        match dense {
+            true => step.target = first,
+            false => step.place = first,
         }
         self.place
             .lane

@@ -34,6 +34,9 @@ pub(super) struct Step {
     /// Where its first message stands in the target, on engines that number messages one by one.
     #[serde(with = "as_text_or_none", default)]
     pub(super) target: Option<Position>,
+    /// The same on other engines: a place to read from, which nothing can be added to.
+    #[serde(with = "as_text_or_none", default)]
+    pub(super) place: Option<Position>,
 }
 
 impl Step {
@@ -47,6 +50,7 @@ impl Step {
             count,
             before,
             target: None,
+            place: None,
         }
     }
 
@@ -228,6 +232,7 @@ mod tests {
             count: 7,
             before: 100,
             target: Some(Position::at(100)),
+            place: Some(Position::of_parts(1_700_000_000_001, 0)),
         };
         let records = step.to_records().unwrap();
         let body = records.iter().next().unwrap().body().to_vec();
