@@ -218,6 +218,12 @@ pub struct Caps {
     pub parking: Offer,
     /// Dead letters with origin and reason, atomic with the settle.
     pub dead_letters: Offer,
+    /// Dead letters can be brought back ([`Events::redrive`]), and that be undone.
+    pub redrive: Offer,
+    /// Dead letters can be edited ([`Events::edit_dead`]).
+    pub edit_dead: Offer,
+    /// A message can be put to the dead letters by hand ([`Events::set_aside`]).
+    pub set_aside: Offer,
     /// A dead letter can hold its key ([`AfterDead::HoldKey`]).
     pub hold_key: Offer,
     /// Operators can pause a group and set limits over what members declare ([`Events::alter_group`]).

@@ -14,12 +14,13 @@ use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::producer::{BaseProducer, Producer as _, PurgeConfig};
 use strait_core::events::{Append, Durability, Expected};
 use strait_core::{
-    Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Lanes, Name, Outcome, Outgoing,
-    Records, Result, Sent, Storage, Unit,
+    Backup, Claim, Claimed, Engine, EngineId, Error, Fut, Health, Lanes, Name, Outcome, Records,
+    Result, Sent, Storage, Unit,
 };
 use tokio::sync::{Semaphore, watch};
 
 use crate::fault::{closed, fault, unavailable};
+use crate::group::{Commits, Member};
 use crate::link::{Link, Pulse};
 use crate::options::Options;
 use crate::read::Readers;
@@ -28,7 +29,7 @@ use crate::topics::Known;
 use crate::{HEADROOM, produce};
 
 /// Longest batch, in bytes.
-const MAX_BATCH: usize = 8 << 20;
+pub(crate) const MAX_BATCH: usize = 8 << 20;
 /// Bytes of batches that are on their way at the same time, in KiB; more wait.
 const ROOM_KIB: u32 = 128 << 10;
 /// Longest message that brokers take unless they are told otherwise (`message.max.bytes`).
@@ -71,6 +72,9 @@ pub(crate) struct Shared {
     pub(crate) readers: Readers,
     pub(crate) known: Known,
     pub(crate) probed: RwLock<Probed>,
+    /// Members of groups in this process, by their id.
+    pub(crate) members: Mutex<HashMap<u64, Arc<Member>>>,
+    pub(crate) commits: Commits,
     id: OnceLock<EngineId>,
     lanes: Mutex<HashMap<(Name, u32), Lane>>,
     room: Arc<Semaphore>,
@@ -195,6 +199,8 @@ impl Shared {
                 durability: Durability::Os,
                 message_max: MESSAGE_MAX,
             }),
+            members: Mutex::default(),
+            commits: Commits::default(),
             id: OnceLock::new(),
             lanes: Mutex::default(),
             room: Arc::new(Semaphore::new(ROOM_KIB as usize)),
@@ -213,6 +219,8 @@ impl Shared {
         };
         let own = self.clone();
         thread("strait-kafka-send", Box::new(move || own.serve()))?;
+        let own = self.clone();
+        thread("strait-kafka-commit", Box::new(move || own.commit_loop()))?;
         let own = self.clone();
         thread("strait-kafka-look", Box::new(move || own.look()))?;
         Ok(())
@@ -414,45 +422,14 @@ impl Shared {
     async fn close(&self, grace: Duration) {
         self.pulse.close();
         let deadline = Instant::now() + grace;
-        while self.active.load(Ordering::Acquire) > 0 && Instant::now() < deadline {
+        let busy = || self.active.load(Ordering::Acquire) > 0 || !self.members.lock().is_empty();
+        while busy() && Instant::now() < deadline {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
         // What is still under way answers that it was closed, or may have happened.
         if self.active.load(Ordering::Acquire) > 0 {
             self.producer
                 .purge(PurgeConfig::default().queue().inflight());
-        }
-    }
-
-    /// A unit: in this engine one that sends one batch and does nothing else.
-    async fn unit(&self, unit: Unit) -> Outcome {
-        if self.pulse.is_closed() {
-            return Outcome::NotApplied(unit, closed());
-        }
-        if let Some(error) = refused(&unit) {
-            return Outcome::NotApplied(unit, error);
-        }
-        let Some(Outgoing::Append {
-            topic,
-            partition,
-            records,
-            expected,
-            dedupe,
-        }) = unit.send.first().cloned()
-        else {
-            return Outcome::Applied(Vec::new());
-        };
-        let append = Append {
-            topic,
-            partition,
-            records,
-            expected,
-            dedupe,
-        };
-        match self.append(append).await {
-            Ok(sent) => Outcome::Applied(vec![sent]),
-            Err(error) if error.effect() == strait_core::Effect::Unknown => Outcome::Unknown(error),
-            Err(error) => Outcome::NotApplied(unit, error),
         }
     }
 }
@@ -479,30 +456,6 @@ impl std::task::Wake for Unpark {
     }
 }
 
-/// What this engine cannot do in a unit.
-fn refused(unit: &Unit) -> Option<Error> {
-    let unsupported = |what: &str, instead: &str| Some(Error::unsupported(what, instead));
-    if unit.once.is_some() {
-        return unsupported(
-            "Kafka has no idempotency ledger",
-            "let the handler be idempotent by the message's id, or keep the ledger at the sink",
-        );
-    }
-    if !unit.settle.is_empty() || unit.under.is_some() {
-        return unsupported(
-            "this engine has no groups",
-            "use the embedded engine for consumer groups",
-        );
-    }
-    if unit.send.len() > 1 {
-        return unsupported(
-            "this engine sends one batch in a unit",
-            "send the batches one after the other",
-        );
-    }
-    None
-}
-
 impl Engine for Kafka {
     fn id(&self) -> EngineId {
         match self.shared.id.get() {
@@ -525,10 +478,7 @@ impl Engine for Kafka {
         // A task of its own: it runs to its end also when nobody waits for it.
         Box::pin(async move {
             let count = units.len();
-            let running = tokio::spawn(async move {
-                let each = units.into_iter().map(|unit| shared.unit(unit));
-                futures_util::future::join_all(each).await
-            });
+            let running = tokio::spawn(async move { shared.commit(units).await });
             running.await.unwrap_or_else(|_| {
                 let unknown = |_| Outcome::Unknown(closed().unknown());
                 (0..count).map(unknown).collect()

@@ -9,9 +9,10 @@ use strait_core::{Chunk, Consumer, Error, Fut, Message, Name, Offer, Position, R
 
 use crate::engine::Kafka;
 use crate::fault::closed;
+use crate::group::PREVIEW;
 use crate::topics::MAX_PARTITIONS;
 
-const NO_GROUPS: &str = "use the embedded engine for consumer groups";
+const LAYERED: Offer = Offer::Layered("kept by the members, in the metadata of their commits");
 
 impl Kafka {
     /// The answer to what this engine does not do; after the close it is that.
@@ -25,8 +26,27 @@ impl Kafka {
         Box::pin(async move { Err(error) })
     }
 
-    fn no_groups<T: Send + 'static>(&self) -> Fut<Result<T>> {
-        self.refuse("this engine has no groups", NO_GROUPS)
+    fn not_yet<T: Send + 'static>(&self, what: &'static str) -> Fut<Result<T>> {
+        self.refuse(
+            what,
+            "the embedded engine does; or read the topic of the dead letters with Kafka's tools",
+        )
+    }
+}
+
+/// What is left where groups are not asked for.
+fn without_groups(caps: Caps) -> Caps {
+    let no = Offer::Refused(PREVIEW);
+    Caps {
+        groups: no,
+        key_order: no,
+        atomic_effects: no,
+        fencing: no,
+        lease_extension: no,
+        parking: no,
+        dead_letters: no,
+        completed_ranges: no,
+        ..caps
     }
 }
 
@@ -45,17 +65,16 @@ macro_rules! ask {
 
 impl Events for Kafka {
     fn caps(&self) -> Caps {
-        let no_groups = Offer::Refused(NO_GROUPS);
-        Caps {
+        let caps = Caps {
             durability: self.shared.probed.read().durability,
             dense_offsets: Offer::Refused("offsets grow, with gaps where transactions ended"),
             atomic_batches: Offer::Refused(
                 "a batch is sent as one, but a fault in between may leave its beginning: use batches of one message",
             ),
             stored_bytes: Offer::Refused("the brokers' own tools: kafka-log-dirs"),
-            groups: no_groups,
+            groups: Offer::Native,
             whereabouts: Offer::Refused("the brokers' own tools: kafka-dump-log"),
-            key_order: no_groups,
+            key_order: LAYERED,
             by_time: Offer::Native,
             by_key: Offer::Layered("a scan of the key's partition"),
             expected_position: Offer::Refused("the embedded engine for event sourcing"),
@@ -63,21 +82,30 @@ impl Events for Kafka {
             dedupe: Offer::Refused(
                 "the producer is idempotent within a session; be idempotent by id",
             ),
-            atomic_effects: no_groups,
+            atomic_effects: Offer::Native,
             ledger: Offer::Refused("be idempotent by id, or keep the ledger at the sink"),
-            fencing: no_groups,
-            lease_extension: no_groups,
-            parking: no_groups,
-            dead_letters: no_groups,
-            hold_key: no_groups,
-            alter_group: no_groups,
-            completed_ranges: no_groups,
+            fencing: LAYERED,
+            lease_extension: LAYERED,
+            parking: LAYERED,
+            dead_letters: Offer::Layered("a topic of their own, `TOPIC.GROUP.dead`"),
+            redrive: Offer::Refused(
+                "read the topic of the dead letters, and send what is to run again",
+            ),
+            edit_dead: Offer::Refused("send a message of your own"),
+            set_aside: Offer::Refused("let the handler give it up (`.or_dead()`)"),
+            hold_key: Offer::Refused("let keys go on after a dead letter (continue)"),
+            alter_group: Offer::Refused("change what members declare, or stop them"),
+            completed_ranges: Offer::Layered("in the metadata of the commit: 4 KiB"),
             retention_age: Offer::Native,
             retention_bytes: Offer::Native,
             compaction: Offer::Native,
             max_body: self.shared.max_body(),
             max_batch: self.shared.max_batch(),
             max_partitions: MAX_PARTITIONS,
+        };
+        match self.shared.options.group_preview {
+            true => caps,
+            false => without_groups(caps),
         }
     }
 
@@ -117,16 +145,16 @@ impl Events for Kafka {
         ask!(self, shared => shared.read_key(read))
     }
 
-    fn join(&self, _: GroupSpec) -> Fut<Result<Consumer>> {
-        self.no_groups()
+    fn join(&self, group: GroupSpec) -> Fut<Result<Consumer>> {
+        ask!(self, shared => shared.join(group))
     }
 
     fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
-        self.no_groups()
+        ask!(self, shared => async { shared.groups_are_on()?; shared.groups().await })
     }
 
-    fn group(&self, _: Name, _: Name) -> Fut<Result<GroupInfo>> {
-        self.no_groups()
+    fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
+        ask!(self, shared => async { shared.groups_are_on()?; shared.group(&group, &topic).await })
     }
 
     fn whereabouts(&self, _: Name, _: u32, _: Position) -> Fut<Result<Whereabouts>> {
@@ -137,49 +165,54 @@ impl Events for Kafka {
     }
 
     fn alter_group(&self, _: Name, _: Name, _: GroupChange) -> Fut<Result<GroupInfo>> {
-        self.no_groups()
+        self.not_yet("a group on Kafka takes no settings of operators")
     }
 
-    fn seek(&self, _: Seek) -> Fut<Result<Position>> {
-        self.no_groups()
+    fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
+        ask!(self, shared => async { shared.groups_are_on()?; shared.seek(seek).await })
     }
 
-    fn delete_group(&self, _: Name, _: Name) -> Fut<Result<()>> {
-        self.no_groups()
+    fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
+        ask!(self, shared => async { shared.groups_are_on()?; shared.delete_group(group, topic).await })
     }
 
     fn dead_letters(
         &self,
-        _: Name,
-        _: Name,
-        _: DeadFilter,
-        _: u64,
-        _: usize,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+        from: u64,
+        limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
-        self.no_groups()
+        ask!(self, shared => async { shared.groups_are_on()?; shared.dead_letters(group, topic, filter, from, limit).await })
     }
 
-    fn dead_summary(&self, _: Name, _: Name, _: DeadFilter) -> Fut<Result<Vec<DeadSummary>>> {
-        self.no_groups()
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        ask!(self, shared => async { shared.groups_are_on()?; shared.dead_summary(group, topic, filter).await })
     }
 
     fn edit_dead(&self, _: EditDead) -> Fut<Result<()>> {
-        self.no_groups()
+        self.not_yet("dead letters on Kafka cannot be edited")
     }
 
-    fn remove_dead(&self, _: RemoveDead) -> Fut<Result<u64>> {
-        self.no_groups()
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        ask!(self, shared => async { shared.groups_are_on()?; shared.remove_dead(remove).await })
     }
 
     fn redrive(&self, _: Redrive) -> Fut<Result<Redriven>> {
-        self.no_groups()
+        self.not_yet("dead letters on Kafka cannot be redriven")
     }
 
     fn undo_redrive(&self, _: UndoRedrive) -> Fut<Result<Undone>> {
-        self.no_groups()
+        self.not_yet("dead letters on Kafka cannot be redriven")
     }
 
     fn set_aside(&self, _: SetAside) -> Fut<Result<u64>> {
-        self.no_groups()
+        self.not_yet("a message on Kafka cannot be set aside")
     }
 }

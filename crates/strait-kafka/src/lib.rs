@@ -15,16 +15,20 @@
 //! ```
 #![forbid(unsafe_code)]
 
+mod dead;
 mod engine;
 mod envelope;
 mod events;
 mod fault;
+mod group;
 mod link;
 mod options;
 mod produce;
 mod read;
 mod threads;
 mod topics;
+mod transact;
+mod units;
 
 pub use engine::Kafka;
 pub use options::{GroupProtocol, Options, Secret, Security};

@@ -30,6 +30,11 @@ pub(crate) struct Pending {
 }
 
 impl Pending {
+    /// For a message whose position nobody asks for.
+    pub(crate) fn one() -> (Arc<Self>, oneshot::Receiver<Result<i64, Code>>) {
+        Self::new(1)
+    }
+
     fn new(count: u32) -> (Arc<Self>, oneshot::Receiver<Result<i64, Code>>) {
         let (to, answer) = oneshot::channel();
         let pending = Pending {

@@ -293,7 +293,12 @@ impl Shared {
         answer.await
     }
 
-    fn read_now(&self, cursor: &Cursor, max: usize, alive: &dyn Fn() -> bool) -> Result<Chunk> {
+    pub(crate) fn read_now(
+        &self,
+        cursor: &Cursor,
+        max: usize,
+        alive: &dyn Fn() -> bool,
+    ) -> Result<Chunk> {
         let (topic, partition) = (&cursor.topic, cursor.partition);
         let mut reader = match self
             .readers

@@ -15,7 +15,7 @@ const MOST: usize = 64;
 /// A thread that has had nothing to do for so long ends.
 const IDLE: Duration = Duration::from_secs(10);
 
-type Job = Box<dyn FnOnce() + Send>;
+pub(crate) type Job = Box<dyn FnOnce() + Send>;
 
 /// Threads that come as they are needed, and go.
 #[derive(Default)]
@@ -59,7 +59,8 @@ impl Threads {
         answer.await.unwrap_or_else(|_| Err(closed()))
     }
 
-    fn push(self: &Arc<Self>, job: Job) {
+    /// Runs a job on a thread, as soon as one is free.
+    pub(crate) fn push(self: &Arc<Self>, job: Job) {
         let mut state = self.state.lock();
         state.jobs.push_back(job);
         if state.idle >= state.jobs.len() {

@@ -55,7 +55,7 @@ impl Known {
 }
 
 /// Offsets by topic and partition.
-type Edges = HashMap<(String, i32), u64>;
+pub(crate) type Edges = HashMap<(String, i32), u64>;
 
 /// The settings of a topic, as far as the contract has words for them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +191,7 @@ fn same(spec: &TopicSpec, info: &TopicInfo) -> Result<()> {
 }
 
 impl Shared {
-    fn admin_options(&self) -> AdminOptions {
+    pub(crate) fn admin_options(&self) -> AdminOptions {
         let time = self.options.timeout;
         AdminOptions::new()
             .request_timeout(Some(time))
@@ -229,7 +229,7 @@ impl Shared {
     }
 
     /// Topics with their numbers of partitions: one, or all but those of Kafka itself.
-    fn metadata(&self, topic: Option<&Name>) -> Result<Vec<(Name, u32)>> {
+    pub(crate) fn metadata(&self, topic: Option<&Name>) -> Result<Vec<(Name, u32)>> {
         let what = || match topic {
             Some(topic) => format!("looking at the topic {topic:?}"),
             None => "listing topics".to_owned(),
@@ -284,7 +284,7 @@ impl Shared {
     }
 
     /// The first offsets, or the ends, of these topics.
-    fn edges(&self, topics: &[(Name, u32)], edge: Offset) -> Result<Edges> {
+    pub(crate) fn edges(&self, topics: &[(Name, u32)], edge: Offset) -> Result<Edges> {
         let mut asked = TopicPartitionList::new();
         for (name, count) in topics {
             for partition in 0..*count {
@@ -308,6 +308,25 @@ impl Shared {
             ))
         });
         Ok(offsets.collect())
+    }
+
+    /// Up to where readers see these partitions.
+    pub(crate) fn ends(&self, places: &[(Name, u32)]) -> Result<HashMap<(Name, u32), u64>> {
+        let what = "asking for offsets";
+        let mut asked = TopicPartitionList::new();
+        for (topic, partition) in places {
+            asked
+                .add_partition_offset(topic, *partition as i32, Offset::End)
+                .map_err(|error| fault(what, error))?;
+        }
+        let found = self.meta.offsets_for_times(asked, self.options.timeout);
+        let found = found.map_err(|error| fault(what, error))?;
+        let ends = found.elements().into_iter().filter_map(|element| {
+            let end = element.offset().to_raw().filter(|offset| *offset >= 0)?;
+            let topic = Name::new(element.topic()).ok()?;
+            Some(((topic, element.partition() as u32), end as u64))
+        });
+        Ok(ends.collect())
     }
 
     /// First offsets and ends. A partition that has no leader yet is asked again: it was made a moment ago, or moves.

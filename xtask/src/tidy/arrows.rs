@@ -65,7 +65,7 @@ const TABLE: &[Arrows] = &[
     },
     Arrows {
         name: "strait-kafka",
-        imports: &["strait-core"],
+        imports: &["strait-core", "strait-member"],
         in_tests: &["strait-conformance"],
         never: &[],
     },

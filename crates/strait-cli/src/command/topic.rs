@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use serde::Serialize;
+use strait::core::Name;
 use strait::core::events::{Compaction, Retention, TopicChange, TopicInfo, TopicSpec};
-use strait::core::{Kind, Name};
 
 use super::Ctx;
 use crate::confirm::{DryRun, agreed};
@@ -488,12 +488,7 @@ fn gcd(a: u64, b: u64) -> u64 {
 /// The groups on a topic, one a line, with what happens to those that have live members.
 async fn groups_on(target: &Target, topic: &Name, what: &str) -> Outcome<String> {
     let mut text = String::new();
-    let groups = match target.events.groups().await {
-        // An engine that has none: none reads the topic.
-        Err(error) if error.kind() == Kind::Unsupported => Vec::new(),
-        groups => groups?,
-    };
-    for info in groups {
+    for info in target.events.groups().await? {
         if info.topic != *topic {
             continue;
         }

@@ -24,9 +24,9 @@ pub(super) fn cases() -> Vec<Case> {
         case("aside_refused", aside_refused),
         case("aside_dry_run", aside_dry_run),
         case("aside_survives_reopen", aside_survives_reopen).reopens(),
-        case("aside_comes_back", aside_comes_back),
+        case("aside_comes_back", aside_comes_back).needs(Need::Redrive),
     ];
-    let needed = |case: Case| case.needs(Need::DeadLetters);
+    let needed = |case: Case| case.needs(Need::DeadLetters).needs(Need::SetAside);
     cases.into_iter().map(needed).collect()
 }
 

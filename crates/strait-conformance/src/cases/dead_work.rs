@@ -25,14 +25,16 @@ pub(super) fn cases() -> Vec<Case> {
         case("dead_filter_in_pages", filter_in_pages),
         case("dead_summary", summary),
         case("dead_bytes", bytes),
-        case("edit_is_what_comes_back", edit_comes_back),
-        case("edit_leaves_the_original", edit_leaves_the_original),
-        case("edit_last_one_counts", edit_last_one_counts),
-        case("edit_dropped", edit_dropped),
-        case("edit_of_headers", edit_of_headers),
-        case("edit_refused", edit_refused),
-        case("edit_dry_run", edit_dry_run),
-        case("edit_survives_reopen", edit_survives_reopen).reopens(),
+        case("edit_is_what_comes_back", edit_comes_back).needs(Need::EditDead),
+        case("edit_leaves_the_original", edit_leaves_the_original).needs(Need::EditDead),
+        case("edit_last_one_counts", edit_last_one_counts).needs(Need::EditDead),
+        case("edit_dropped", edit_dropped).needs(Need::EditDead),
+        case("edit_of_headers", edit_of_headers).needs(Need::EditDead),
+        case("edit_refused", edit_refused).needs(Need::EditDead),
+        case("edit_dry_run", edit_dry_run).needs(Need::EditDead),
+        case("edit_survives_reopen", edit_survives_reopen)
+            .needs(Need::EditDead)
+            .reopens(),
         case("remove_by_filter", remove_by_filter),
         case("remove_nothing", remove_nothing),
         case("remove_survives_reopen", remove_survives_reopen).reopens(),
@@ -87,6 +89,9 @@ pub(super) fn bodies(letters: &[DeadLetter]) -> Vec<String> {
 /// What a filter picks, by body: the list and the dry run of a redrive say the same.
 async fn picked(lab: &Lab, spec: &GroupSpec, filter: DeadFilter) -> Check<Vec<String>> {
     let found = bodies(&listed(lab, spec, filter.clone()).await?);
+    if !lab.caps.redrive.is_there() {
+        return Ok(found);
+    }
     let count = redrive_with(lab, spec, filter, |redrive| redrive.dry_run = true).await?;
     check_eq!(
         count.count,
@@ -495,6 +500,9 @@ async fn remove_by_filter(lab: Lab) -> Check {
     check_eq!(count, 2, "removed");
     let left = listed(&lab, &spec, DeadFilter::default()).await?;
     check_eq!(bodies(&left), ["a", "b"], "what is left");
+    if !lab.caps.redrive.is_there() {
+        return Ok(());
+    }
     redrive_with(&lab, &spec, DeadFilter::default(), |_| {}).await?;
     let mut back = member.drain(2).await?;
     back.sort();

@@ -28,7 +28,7 @@ pub(super) fn cases() -> Vec<Case> {
         case("history_is_bounded", history_is_bounded),
         case("history_survives_reopen", history_survives_reopen).reopens(),
     ];
-    let needed = |case: Case| case.needs(Need::DeadLetters);
+    let needed = |case: Case| case.needs(Need::DeadLetters).needs(Need::Redrive);
     cases.into_iter().map(needed).collect()
 }
 

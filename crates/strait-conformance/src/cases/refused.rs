@@ -3,8 +3,8 @@
 use std::time::Duration;
 
 use strait_core::events::{
-    AfterDead, Append, Compaction, Expected, GroupChange, GroupSpec, Order, Override, ReadKey,
-    Retention, Start, TopicSpec,
+    AfterDead, Append, Compaction, DeadEdit, DeadFilter, EditDead, Expected, GroupChange,
+    GroupSpec, Order, Override, ReadKey, Redrive, Retention, SetAside, Start, TopicSpec,
 };
 use strait_core::{Claim, Kind, Timestamp, Unit, Verdict};
 
@@ -39,6 +39,17 @@ pub(super) fn cases() -> Vec<Case> {
         case("refused_dead_letters", dead_letters)
             .needs(Need::Groups)
             .where_refused(Need::DeadLetters),
+        case("refused_redrive", redrive)
+            .where_refused(Need::Redrive)
+            .needs(Need::DeadLetters)
+            .needs(Need::Groups),
+        case("refused_edit_dead", edit_dead)
+            .where_refused(Need::EditDead)
+            .needs(Need::DeadLetters)
+            .needs(Need::Groups),
+        case("refused_set_aside", set_aside)
+            .where_refused(Need::SetAside)
+            .needs(Need::Groups),
         case("refused_hold_key", hold_key).where_refused(Need::HoldKey),
         case("refused_alter_group", alter_group)
             .needs(Need::Groups)
@@ -230,6 +241,61 @@ async fn retrying(lab: Lab) -> Check {
 /// Giving up a message.
 async fn dead_letters(lab: Lab) -> Check {
     verdict(&lab, Verdict::Dead("no".into())).await
+}
+
+/// A group with one dead letter.
+async fn with_a_dead_one(lab: &Lab) -> Check<GroupSpec> {
+    let topic = lab.topic(1).await?;
+    lab.put(&topic, 0, &["a"]).await?;
+    let (spec, mut member) = lab.consume(&topic).await?;
+    let receipt = member.delivery().await?.receipt;
+    lab.settle(receipt, Verdict::Dead("no".into())).await?;
+    Ok(spec)
+}
+
+/// Bringing dead letters back.
+async fn redrive(lab: Lab) -> Check {
+    let GroupSpec { group, topic, .. } = with_a_dead_one(&lab).await?;
+    let asked = Redrive::new(group, topic, DeadFilter::default());
+    check_refused!(lab.events.redrive(asked).await, Unsupported, "a redrive");
+    Ok(())
+}
+
+/// Editing a dead letter.
+async fn edit_dead(lab: Lab) -> Check {
+    let spec = with_a_dead_one(&lab).await?;
+    let number = lab.dead(&spec).await?[0].number;
+    let asked = EditDead {
+        group: spec.group,
+        topic: spec.topic,
+        number,
+        edit: DeadEdit::Drop,
+        dry_run: false,
+    };
+    check_refused!(lab.events.edit_dead(asked).await, Unsupported, "an edit");
+    Ok(())
+}
+
+/// Putting a message aside.
+async fn set_aside(lab: Lab) -> Check {
+    let topic = lab.topic(1).await?;
+    let position = lab.put(&topic, 0, &["a"]).await?.first;
+    let (spec, _member) = lab.consume(&topic).await?;
+    let asked = SetAside {
+        group: spec.group,
+        topic,
+        partition: 0,
+        position,
+        reason: "no".into(),
+        force: false,
+        dry_run: false,
+    };
+    check_refused!(
+        lab.events.set_aside(asked).await,
+        Unsupported,
+        "a message set aside"
+    );
+    Ok(())
 }
 
 /// Joining a group whose dead letters hold their keys.

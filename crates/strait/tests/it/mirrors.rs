@@ -3,13 +3,11 @@
 mod files;
 mod shaky;
 
-use std::sync::Arc;
-
 use strait::core::events::Seek;
 use strait::core::{Attr, NewRecord};
 use strait::mirror::{Compared, Difference, Mirror, Mirrored, NotMoved, compare};
 use strait::{
-    Engine, Kind, Name, Position, Raw, Records, RecordsBuilder, Result, Start, Strait, Timestamp,
+    Kind, Name, Position, Raw, Records, RecordsBuilder, Result, Start, Strait, Timestamp,
 };
 
 use crate::support::{PATIENCE, memory};
@@ -161,25 +159,16 @@ async fn a_mirror_follows_until_it_is_stopped() {
     assert_eq!(progress.bytes(), 3);
 }
 
-type MakeTarget = fn(&Strait, Trouble) -> Arc<dyn Engine>;
-
-/// Targets with units, without units, and without units and with positions that cannot be counted.
-const KINDS: [MakeTarget; 3] = [
-    |inner, trouble| Shaky::over(inner, true, trouble),
-    |inner, trouble| Shaky::over(inner, false, trouble),
-    Shaky::stream,
-];
-
 /// Errors, lost answers and lost requests, on a target with units and on one without.
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_happens_to_the_answers_every_message_is_there_once() {
-    for kind in KINDS {
-        for seed in 0..3 {
+    for atomic in [true, false] {
+        for seed in 0..6 {
             let from = memory();
             let orders = topic(&from, PARTITIONS).await;
             fill(&orders, 30).await;
             let inner = memory();
-            let to = Strait::on(kind(&inner, Trouble::Seed(seed)));
+            let to = Strait::on(Shaky::over(&inner, atomic, Trouble::Seed(seed)));
             let expected = count(&orders).await;
             run_once(&from, &to).await.unwrap();
             assert_equal(&from, &inner, expected).await;
@@ -190,14 +179,14 @@ async fn whatever_happens_to_the_answers_every_message_is_there_once() {
 /// A run that ends anywhere, as a crash would end it: the next one goes on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_run_that_ended_anywhere_leaves_nothing_twice() {
-    for kind in KINDS {
+    for atomic in [true, false] {
         let from = memory();
         let orders = topic(&from, PARTITIONS).await;
         fill(&orders, 10).await;
         let inner = memory();
         for step in 0.. {
             // Everything from this write on is lost, and the mirror ends with it.
-            let to = Strait::on(kind(&inner, Trouble::DeadAfter(step % 3)));
+            let to = Strait::on(Shaky::over(&inner, atomic, Trouble::DeadAfter(step % 3)));
             fill(&orders, 1).await;
             let ended = run_once(&from, &to).await;
             assert!(ended.is_err() || step > 0, "the first writes are lost");
@@ -205,8 +194,7 @@ async fn a_run_that_ended_anywhere_leaves_nothing_twice() {
                 break;
             }
         }
-        let to = Strait::on(kind(&inner, Trouble::None));
-        run_once(&from, &to).await.unwrap();
+        run_once(&from, &inner_as(&inner, atomic)).await.unwrap();
         assert_equal(&from, &inner, count(&orders).await).await;
     }
 }

@@ -45,32 +45,17 @@ pub(crate) struct Shaky {
 struct ShakyLane {
     lane: Arc<dyn Events>,
     atomic: bool,
-    /// Positions are stamps of two halves, as on a stream: nobody may count with them.
-    stamps: bool,
     trouble: Trouble,
     writes: AtomicU64,
 }
 
-/// The upper half of every stamp.
-const EPOCH: u64 = 1_700_000_000_000;
-
 impl Shaky {
     pub(crate) fn over(inner: &Strait, atomic: bool, trouble: Trouble) -> Arc<dyn Engine> {
-        Self::with(inner, atomic, false, trouble)
-    }
-
-    /// Without units, and with positions that are stamps.
-    pub(crate) fn stream(inner: &Strait, trouble: Trouble) -> Arc<dyn Engine> {
-        Self::with(inner, false, true, trouble)
-    }
-
-    fn with(inner: &Strait, atomic: bool, stamps: bool, trouble: Trouble) -> Arc<dyn Engine> {
         Arc::new(Shaky {
             engine: inner.engine().clone(),
             lane: Arc::new(ShakyLane {
                 lane: inner.events_lane().unwrap().clone(),
                 atomic,
-                stamps,
                 trouble,
                 writes: AtomicU64::new(0),
             }),
@@ -79,12 +64,6 @@ impl Shaky {
 }
 
 impl ShakyLane {
-    /// A position as it is shown outside.
-    fn stamp(&self) -> impl Fn(Position) -> Position + Send + 'static {
-        let high = if self.stamps { EPOCH } else { 0 };
-        move |at| Position::of_parts(high, at.offset())
-    }
-
     fn fate(&self) -> Fate {
         let write = self.writes.fetch_add(1, Ordering::Relaxed);
         match self.trouble {
@@ -183,9 +162,6 @@ impl Events for ShakyLane {
             caps.expected_position = Offer::Refused("append without");
             caps.dedupe = Offer::Refused("append without");
         }
-        if self.stamps {
-            caps.dense_offsets = Offer::Refused("positions are stamps");
-        }
         caps
     }
     fn append(&self, append: Append) -> Fut<Result<Sent>> {
@@ -194,49 +170,23 @@ impl Events for ShakyLane {
             self.atomic || append.expected == Expected::Any,
             "refused by the caps"
         );
-        let stamp = self.stamp();
         Box::pin(async move {
-            let mut sent = match happens(fate) {
+            let sent = match happens(fate) {
                 true => Some(lane.append(append).await?),
                 false => None,
             };
-            if let Some(sent) = &mut sent {
-                sent.first = stamp(sent.first);
-            }
             sent.filter(|_| fate == Fate::Happens)
                 .ok_or_else(|| error(fate))
         })
-    }
-    fn topic(&self, topic: Name) -> Fut<Result<TopicInfo>> {
-        let (info, stamp) = (self.lane.topic(topic), self.stamp());
-        Box::pin(async move {
-            let mut info = info.await?;
-            for partition in &mut info.partitions {
-                partition.start = stamp(partition.start);
-                partition.end = stamp(partition.end);
-            }
-            Ok(info)
-        })
-    }
-    fn read(&self, mut cursor: Cursor, max_bytes: usize) -> Fut<Result<Chunk>> {
-        cursor.position = Position::at(cursor.position.offset());
-        let at = cursor.position;
-        let (chunk, stamp) = (self.lane.read(cursor, max_bytes), self.stamp());
-        Box::pin(async move {
-            let chunk = chunk.await?;
-            let first = stamp(chunk.first().unwrap_or(at));
-            Ok(chunk.at(first))
-        })
-    }
-    fn locate(&self, topic: Name, partition: u32, start: Start) -> Fut<Result<Position>> {
-        let (at, stamp) = (self.lane.locate(topic, partition, start), self.stamp());
-        Box::pin(async move { Ok(stamp(at.await?)) })
     }
     pass_on! {
         fn declare(topic: TopicSpec) -> TopicInfo;
         fn alter(topic: Name, change: TopicChange) -> TopicInfo;
         fn delete(topic: Name) -> ();
         fn topics() -> Vec<TopicInfo>;
+        fn topic(topic: Name) -> TopicInfo;
+        fn read(cursor: Cursor, max_bytes: usize) -> Chunk;
+        fn locate(topic: Name, partition: u32, start: Start) -> Position;
         fn read_key(read: ReadKey) -> Vec<(KeyVersion, Message)>;
         fn join(group: GroupSpec) -> Consumer;
         fn groups() -> Vec<GroupInfo>;
