@@ -1,6 +1,6 @@
-//! Appending: a batch is one transaction of `XADD`s, or one script where ids or an expected end have to be held against it.
+//! Appending: one message is an `XADD`; a batch is one script, which gives its entries ids that follow each other.
 
-use redis::{Pipeline, Value};
+use redis::Value;
 use strait_core::events::{Append, Expected};
 use strait_core::{
     Attr, Error, Kind, Name, Outgoing, Position, Records, Result, Sent, Unit, codes,
@@ -18,7 +18,7 @@ impl Shared {
         if matches!(append.expected, Expected::KeyVersion(_)) {
             return Err(no_key_versions());
         }
-        if append.dedupe || append.expected != Expected::Any {
+        if append.dedupe || append.expected != Expected::Any || append.records.len() > 1 {
             return self.add_if(append).await;
         }
         self.partition(&append.topic, append.partition).await?;
@@ -34,41 +34,35 @@ impl Shared {
         sent
     }
 
-    /// One `MULTI .. EXEC`: the entries follow each other, all or none.
+    /// One message without conditions is a plain `XADD`.
     async fn add(&self, append: &Append) -> Result<Sent> {
         let what = || format!("appending to the topic {:?}", append.topic);
-        let stream = keys::stream(&append.topic, append.partition);
-        let mut commands = Pipeline::with_capacity(append.records.len());
-        if append.records.len() > 1 {
-            commands.atomic();
-        }
+        let mut command = redis::cmd("XADD");
+        command
+            .arg(keys::stream(&append.topic, append.partition))
+            .arg("NOMKSTREAM")
+            .arg("*");
         for record in append.records.iter() {
-            let command = commands.cmd("XADD").arg(&stream).arg("NOMKSTREAM").arg("*");
             entry::fields(&record, |name, value| {
                 command.arg(name).arg(value);
             });
         }
-        let answers = self.link.run_all(&what(), &commands, true).await?;
-        let ids = match answers.as_slice() {
-            [Value::Array(ids)] => ids.as_slice(),
-            ids => ids,
-        };
-        let first = ids.first().ok_or_else(|| odd(what()))?;
-        if *first == Value::Nil {
+        let answer = self.link.run(&what(), &command, true).await?;
+        if answer == Value::Nil {
             return Err(no_such_topic(&append.topic));
         }
-        let first = bytes(first)
+        let first = bytes(&answer)
             .and_then(keys::position)
             .ok_or_else(|| odd(what()))?;
         Ok(Sent {
             partition: append.partition,
             first,
-            count: append.records.len() as u32,
+            count: 1,
             duplicate: false,
         })
     }
 
-    /// A unit of its own: the script knows the ids of the window, and where the stream ends.
+    /// A unit of its own: the script knows the ids of the window, where the stream ends, and which ids follow each other.
     async fn add_if(&self, append: Append) -> Result<Sent> {
         let outgoing = Outgoing::Append {
             topic: append.topic,

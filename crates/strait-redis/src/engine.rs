@@ -14,6 +14,7 @@ use strait_core::{
 use tokio::sync::{Semaphore, watch};
 
 use crate::fault::closed;
+use crate::group::Members;
 use crate::link::Link;
 use crate::options::Options;
 use crate::reply::{field, text};
@@ -38,6 +39,7 @@ pub(crate) struct Shared {
     pub(crate) link: Link,
     pub(crate) scripts: Scripts,
     pub(crate) known: Known,
+    pub(crate) members: Members,
     pub(crate) room: Semaphore,
     pub(crate) durability: RwLock<Durability>,
     id: OnceLock<EngineId>,
@@ -66,6 +68,7 @@ impl Redis {
             link: Link::new(options)?,
             scripts: Scripts::new(),
             known: Known::default(),
+            members: Members::default(),
             room: Semaphore::new(ROOM_KIB as usize),
             durability: RwLock::new(Durability::Memory),
             id: OnceLock::new(),
@@ -259,6 +262,7 @@ impl Engine for Redis {
             if shared.link.is_closed() {
                 return;
             }
+            shared.leave_groups(grace).await;
             shared.link.close();
             // Batches that are under way hold their room.
             let all = shared.room.acquire_many(ROOM_KIB);

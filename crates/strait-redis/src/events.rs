@@ -11,7 +11,8 @@ use crate::engine::{MAX_BATCH, MAX_BODY, Redis};
 use crate::fault::closed;
 use crate::topics::MAX_PARTITIONS;
 
-const NO_GROUPS: &str = "use the embedded engine for consumer groups";
+const DECLARE: &str = "declare it where the consumer is made";
+const APPEND: &str = "append the corrected message again, and remove the dead letter";
 
 impl Redis {
     /// The answer to what this engine does not do; after the close it is that.
@@ -23,10 +24,6 @@ impl Redis {
         let closed = self.shared.link.is_closed().then(closed);
         let error = closed.unwrap_or_else(|| Error::unsupported(what, instead));
         Box::pin(async move { Err(error) })
-    }
-
-    fn no_groups<T: Send + 'static>(&self) -> Fut<Result<T>> {
-        self.refuse("this engine has no groups", NO_GROUPS)
     }
 }
 
@@ -45,32 +42,31 @@ macro_rules! ask {
 
 impl Events for Redis {
     fn caps(&self) -> Caps {
-        let no_groups = Offer::Refused(NO_GROUPS);
         Caps {
             durability: *self.shared.durability.read(),
             dense_offsets: Offer::Refused("positions are stream ids"),
             atomic_batches: Offer::Native,
             stored_bytes: Offer::Refused("`redis-cli MEMORY USAGE` of the stream"),
-            groups: no_groups,
+            groups: Offer::Layered("leases of partitions in hashes, by scripts"),
             whereabouts: Offer::Refused("`redis-cli XRANGE` of the stream"),
-            key_order: no_groups,
+            key_order: Offer::Layered("kept by the owner of the partition"),
             by_time: Offer::Layered("a scan; stream ids begin with the time of the append"),
             by_key: Offer::Layered("a scan of the key's partition"),
             expected_position: Offer::Layered("a script for each batch"),
             expected_key_version: Offer::Refused("the embedded engine for event sourcing"),
             dedupe: Offer::Layered("a script for each batch, and a key for each id"),
-            atomic_effects: no_groups,
+            atomic_effects: Offer::Layered("one script for each unit"),
             ledger: Offer::Layered("a script for each claim, and a hash for each key"),
-            fencing: no_groups,
-            lease_extension: no_groups,
-            parking: no_groups,
-            dead_letters: no_groups,
-            redrive: no_groups,
-            edit_dead: no_groups,
-            set_aside: no_groups,
-            hold_key: no_groups,
-            alter_group: no_groups,
-            completed_ranges: no_groups,
+            fencing: Offer::Layered("a token that each script checks"),
+            lease_extension: Offer::Native,
+            parking: Offer::Layered("a hash of what comes again"),
+            dead_letters: Offer::Layered("a stream for each group"),
+            redrive: Offer::Refused(APPEND),
+            edit_dead: Offer::Refused(APPEND),
+            set_aside: Offer::Refused("let the handler give it up"),
+            hold_key: Offer::Refused("let keys go on after a dead letter"),
+            alter_group: Offer::Refused(DECLARE),
+            completed_ranges: Offer::Layered("a hash of ranges"),
             retention_age: Offer::Layered("trimmed every 10 s while an engine is open"),
             retention_bytes: Offer::Refused("give a retention by age, or `XTRIM MAXLEN` yourself"),
             compaction: Offer::Refused("the embedded engine or Kafka"),
@@ -116,16 +112,16 @@ impl Events for Redis {
         ask!(self, shared => shared.read_key(read))
     }
 
-    fn join(&self, _: GroupSpec) -> Fut<Result<Consumer>> {
-        self.no_groups()
+    fn join(&self, group: GroupSpec) -> Fut<Result<Consumer>> {
+        ask!(self, shared => shared.clone().join(group))
     }
 
     fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
-        self.no_groups()
+        ask!(self, shared => shared.groups())
     }
 
-    fn group(&self, _: Name, _: Name) -> Fut<Result<GroupInfo>> {
-        self.no_groups()
+    fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
+        ask!(self, shared => shared.group(&group, &topic))
     }
 
     fn whereabouts(&self, _: Name, _: u32, _: Position) -> Fut<Result<Whereabouts>> {
@@ -136,49 +132,60 @@ impl Events for Redis {
     }
 
     fn alter_group(&self, _: Name, _: Name, _: GroupChange) -> Fut<Result<GroupInfo>> {
-        self.no_groups()
+        self.refuse(
+            "this engine keeps no settings over what members declare",
+            DECLARE,
+        )
     }
 
-    fn seek(&self, _: Seek) -> Fut<Result<Position>> {
-        self.no_groups()
+    fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
+        ask!(self, shared => shared.seek(seek))
     }
 
-    fn delete_group(&self, _: Name, _: Name) -> Fut<Result<()>> {
-        self.no_groups()
+    fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
+        ask!(self, shared => shared.delete_group(&group, &topic))
     }
 
     fn dead_letters(
         &self,
-        _: Name,
-        _: Name,
-        _: DeadFilter,
-        _: u64,
-        _: usize,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+        from: u64,
+        limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
-        self.no_groups()
+        ask!(self, shared => shared.dead_letters(&group, &topic, &filter, from, limit))
     }
 
-    fn dead_summary(&self, _: Name, _: Name, _: DeadFilter) -> Fut<Result<Vec<DeadSummary>>> {
-        self.no_groups()
+    fn dead_summary(
+        &self,
+        group: Name,
+        topic: Name,
+        filter: DeadFilter,
+    ) -> Fut<Result<Vec<DeadSummary>>> {
+        ask!(self, shared => shared.dead_summary(&group, &topic, &filter))
     }
 
     fn edit_dead(&self, _: EditDead) -> Fut<Result<()>> {
-        self.no_groups()
+        self.refuse("this engine keeps no edits of dead letters", APPEND)
     }
 
-    fn remove_dead(&self, _: RemoveDead) -> Fut<Result<u64>> {
-        self.no_groups()
+    fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
+        ask!(self, shared => shared.remove_dead(remove))
     }
 
     fn redrive(&self, _: Redrive) -> Fut<Result<Redriven>> {
-        self.no_groups()
+        self.refuse("this engine does not bring dead letters back", APPEND)
     }
 
     fn undo_redrive(&self, _: UndoRedrive) -> Fut<Result<Undone>> {
-        self.no_groups()
+        self.refuse("this engine does not bring dead letters back", APPEND)
     }
 
     fn set_aside(&self, _: SetAside) -> Fut<Result<u64>> {
-        self.no_groups()
+        self.refuse(
+            "this engine does not set messages aside",
+            "let the handler give it up: `.or_dead()`",
+        )
     }
 }

@@ -23,6 +23,56 @@ pub(crate) fn dedupe(topic: &Name, partition: u32, id: &str) -> String {
     format!("strait:{{{topic}}}:id:{partition}:{id}")
 }
 
+/// The groups of a topic: a set.
+pub(crate) fn groups(topic: &Name) -> String {
+    format!("strait:{{{topic}}}:groups")
+}
+
+/// The id of a member, as text.
+pub(crate) fn member(id: u64) -> String {
+    format!("{id:016x}")
+}
+
+/// The keys of a group on a topic.
+#[derive(Debug, Clone)]
+pub(crate) struct GroupKeys {
+    /// What it declares, and the number of its dead letters so far: a hash.
+    pub(crate) group: String,
+    /// Live members with the ends of their sessions: a sorted set.
+    pub(crate) members: String,
+    /// What members call themselves: a hash.
+    pub(crate) names: String,
+    /// Its dead letters: a stream, the number is the first half of the id.
+    pub(crate) dead: String,
+}
+
+impl GroupKeys {
+    pub(crate) fn new(group: &Name, topic: &Name) -> Self {
+        let own = format!("strait:{{{topic}}}:group:{group}");
+        GroupKeys {
+            members: format!("{own}:members"),
+            names: format!("{own}:names"),
+            dead: format!("strait:{{{topic}}}:dead:{group}"),
+            group: own,
+        }
+    }
+
+    /// A partition's owner, token and positions: a hash.
+    pub(crate) fn shard(&self, partition: u32) -> String {
+        format!("{}:{partition}", self.group)
+    }
+
+    /// What is settled behind the low mark: a hash, from and to.
+    pub(crate) fn settled(&self, partition: u32) -> String {
+        format!("{}:{partition}:settled", self.group)
+    }
+
+    /// What comes again: a hash, position and what is known.
+    pub(crate) fn again(&self, partition: u32) -> String {
+        format!("{}:{partition}:again", self.group)
+    }
+}
+
 /// What is remembered of an idempotency key: a hash.
 pub(crate) fn once(scope: &str, key: &str) -> String {
     format!("strait:once:{scope}\0{key}")

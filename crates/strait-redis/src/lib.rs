@@ -20,6 +20,7 @@ mod engine;
 mod entry;
 mod events;
 mod fault;
+mod group;
 mod keys;
 mod ledger;
 mod link;

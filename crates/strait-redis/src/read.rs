@@ -12,26 +12,35 @@ use crate::engine::Shared;
 use crate::entry::Gather;
 use crate::fault::{fault, no_such_topic, odd};
 use crate::keys;
-use crate::reply::{bytes, entry, list};
+use crate::reply::{entry, list};
 use crate::topics::{Edges, Facts};
 
 /// Bytes that a scan reads at once.
 const SCAN: usize = 1 << 20;
+/// Messages that one read gives at most.
+const MOST: usize = 10_000;
 
 impl Shared {
     pub(crate) async fn read(&self, cursor: Cursor, max_bytes: usize) -> Result<Chunk> {
         let facts = self.partition(&cursor.topic, cursor.partition).await?;
-        let chunk = self.read_now(&cursor, &facts, max_bytes).await?;
+        let chunk = self.read_some(&cursor, &facts, max_bytes, MOST).await?;
         if !chunk.is_empty() || cursor.wait.is_zero() {
             return Ok(chunk);
         }
         if self.wait(&cursor).await? {
-            return self.read_now(&cursor, &facts, max_bytes).await;
+            return self.read_some(&cursor, &facts, max_bytes, MOST).await;
         }
         Ok(chunk)
     }
 
-    async fn read_now(&self, cursor: &Cursor, facts: &Facts, max_bytes: usize) -> Result<Chunk> {
+    /// What is there from a cursor on: about so many bytes, at most so many messages.
+    pub(crate) async fn read_some(
+        &self,
+        cursor: &Cursor,
+        facts: &Facts,
+        max_bytes: usize,
+        most: usize,
+    ) -> Result<Chunk> {
         let what = || format!("reading the topic {:?}", cursor.topic);
         let stream = keys::stream(&cursor.topic, cursor.partition);
         let mut asked = redis::pipe();
@@ -41,7 +50,9 @@ impl Shared {
             .arg(&stream)
             .arg(keys::id(cursor.position))
             .arg("+");
-        range.arg("COUNT").arg(facts.entries_in(max_bytes));
+        range
+            .arg("COUNT")
+            .arg(facts.entries_in(max_bytes).min(most.max(1)));
         let answers = self.link.run_each(&what(), &asked, false).await?;
         let [edges, entries] = answers.as_slice() else {
             return Err(odd(what()));
@@ -145,6 +156,30 @@ impl Shared {
         Ok(found)
     }
 
+    /// Messages from a position on.
+    pub(crate) async fn count_from(
+        &self,
+        topic: &Name,
+        partition: u32,
+        at: Position,
+    ) -> Result<u64> {
+        let mut cursor = Cursor {
+            topic: topic.clone(),
+            partition,
+            position: at,
+            wait: Duration::ZERO,
+        };
+        let mut count = 0;
+        loop {
+            let chunk = self.read(cursor.clone(), SCAN).await?;
+            if chunk.is_empty() {
+                return Ok(count);
+            }
+            count += chunk.len() as u64;
+            cursor.position = chunk.next();
+        }
+    }
+
     /// The first message whose time is not before this one: times need not grow, so each is looked at.
     async fn first_since(
         &self,
@@ -210,13 +245,16 @@ impl Shared {
                 Err(error) if error.is(codes::NO_SUCH_TOPIC) => continue,
                 facts => facts?,
             };
-            let mut invoke = self.scripts.trim.prepare();
-            invoke.key(keys::settings(&topic));
-            (0..facts.partitions).for_each(|partition| {
-                invoke.key(keys::stream(&topic, partition));
-            });
-            let removed = self.script("trimming the streams", &invoke, true).await?;
-            tracing::debug!(%topic, removed = ?bytes(&removed), "trimmed");
+            for partition in 0..facts.partitions {
+                let mut invoke = self.scripts.trim.prepare();
+                invoke
+                    .key(keys::settings(&topic))
+                    .key(keys::stream(&topic, partition));
+                for shard in self.shards_on(&topic, partition).await? {
+                    invoke.key(shard);
+                }
+                self.script("trimming a stream", &invoke, true).await?;
+            }
         }
         Ok(())
     }

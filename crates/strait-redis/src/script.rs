@@ -9,6 +9,11 @@ pub(crate) struct Scripts {
     pub(crate) unit: Source,
     pub(crate) claim: Source,
     pub(crate) trim: Source,
+    pub(crate) join: Source,
+    pub(crate) beat: Source,
+    pub(crate) grant: Source,
+    pub(crate) seek: Source,
+    pub(crate) drop: Source,
 }
 
 impl Scripts {
@@ -18,6 +23,11 @@ impl Scripts {
             unit: Source::new(include_str!("lua/unit.lua")),
             claim: Source::new(include_str!("lua/claim.lua")),
             trim: Source::new(include_str!("lua/trim.lua")),
+            join: Source::new(include_str!("lua/join.lua")),
+            beat: Source::new(include_str!("lua/beat.lua")),
+            grant: Source::new(include_str!("lua/grant.lua")),
+            seek: Source::new(include_str!("lua/seek.lua")),
+            drop: Source::new(include_str!("lua/drop.lua")),
         }
     }
 }

@@ -309,6 +309,7 @@ impl Shared {
     pub(crate) async fn delete(&self, topic: &Name) -> Result<()> {
         let what = format!("deleting the topic {topic:?}");
         let settings = self.settings(topic).await?;
+        self.drop_groups(topic).await?;
         let mut delete = redis::cmd("UNLINK");
         delete.arg(keys::settings(topic));
         (0..settings.partitions).for_each(|partition| {
@@ -386,6 +387,8 @@ pub(crate) struct Edges {
     pub(crate) end: Position,
     /// Entries that are left.
     pub(crate) len: u64,
+    /// Entries that were ever added.
+    pub(crate) added: u64,
     /// Everything before `start` that was there is gone.
     trimmed: Option<Position>,
 }
@@ -407,6 +410,7 @@ impl Edges {
             start,
             end,
             len: number(field(value, "length")?)? as u64,
+            added: number(field(value, "entries-added")?)? as u64,
             // Where one behind the first was deleted, nothing is known of those before it.
             trimmed: deleted.filter(|deleted| *deleted < start),
         })

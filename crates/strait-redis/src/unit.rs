@@ -5,11 +5,13 @@ use redis::Value;
 use strait_core::events::Expected;
 use strait_core::{
     Effect, Error, Kind, Name, Once, OnceEnd, Outcome, Outgoing, Records, Result, Sent, Unit,
+    Verdict, codes,
 };
 
 use crate::append::{self, ids, put_records, wrong_version};
 use crate::engine::Shared;
 use crate::fault::{closed, no_such_topic, odd};
+use crate::group::{Ending, put_shards};
 use crate::reply::{bytes, list, number, text};
 use crate::script::Invoke;
 use crate::{keys, ledger};
@@ -35,28 +37,85 @@ impl Shared {
         if self.link.is_closed() {
             return Outcome::NotApplied(unit, closed());
         }
-        match self.apply(&unit).await {
-            Ok(Answer::Applied(sent)) => Outcome::Applied(sent),
-            Ok(Answer::Seen(result)) => Outcome::Seen(result),
-            Ok(Answer::Fenced) => Outcome::Fenced,
-            Err(error) if error.effect() == Effect::Unknown => Outcome::Unknown(error),
-            Err(error) => Outcome::NotApplied(unit, error),
+        if unit
+            .settle
+            .iter()
+            .any(|(_, verdict)| matches!(verdict, Verdict::Answer(_)))
+        {
+            let error = Error::unsupported(
+                "a message of the events lane has no caller to answer",
+                "send to a topic",
+            );
+            return Outcome::NotApplied(unit, error);
+        }
+        let Some(endings) = self.endings(&unit) else {
+            return Outcome::Fenced;
+        };
+        match self.apply(&unit, &endings).await {
+            Ok(Answer::Applied(sent)) => {
+                end(unit, endings);
+                Outcome::Applied(sent)
+            }
+            Ok(Answer::Seen(result)) => {
+                end(unit, endings);
+                Outcome::Seen(result)
+            }
+            Ok(Answer::Fenced) => {
+                endings.iter().for_each(Ending::back);
+                self.look_again(&endings);
+                Outcome::Fenced
+            }
+            Err(error) => {
+                endings.iter().for_each(Ending::back);
+                match error.effect() {
+                    Effect::Unknown => {
+                        // Whether it happened is known to the server alone.
+                        endings.iter().for_each(Ending::lost);
+                        self.look_again(&endings);
+                        Outcome::Unknown(error)
+                    }
+                    Effect::NotDone => Outcome::NotApplied(unit, error),
+                }
+            }
         }
     }
 
-    async fn apply(&self, unit: &Unit) -> Result<Answer> {
-        if !unit.settle.is_empty() || unit.under.is_some() {
-            return Err(Error::unsupported(
-                "this engine has no groups",
-                "use the embedded engine for consumer groups",
-            ));
+    /// What the unit says of messages that are out. `None`: a receipt is no longer valid; then nothing is changed.
+    fn endings(&self, unit: &Unit) -> Option<Vec<Ending>> {
+        let mut endings: Vec<Ending> = Vec::with_capacity(unit.settle.len());
+        let settle = unit.settle.iter().map(|(receipt, verdict)| {
+            let fence = receipt.fence();
+            let member = self.members.get(fence.consumer)?;
+            Ending::begin(&member, &fence, verdict)
+        });
+        let under = unit.under.iter().map(|fence| {
+            let member = self.members.get(fence.consumer)?;
+            Ending::under(&member, fence)
+        });
+        for ending in settle.chain(under) {
+            match ending {
+                Some(ending) => endings.push(ending),
+                None => {
+                    endings.iter().for_each(Ending::back);
+                    return None;
+                }
+            }
         }
+        Some(endings)
+    }
+
+    fn look_again(&self, endings: &[Ending]) {
+        endings.iter().for_each(|ending| ending.member.beat_now());
+    }
+
+    async fn apply(&self, unit: &Unit, endings: &[Ending]) -> Result<Answer> {
         let batches = unit.send.iter().map(batch).collect::<Result<Vec<_>>>()?;
-        if batches.is_empty() && unit.once.is_none() {
+        if batches.is_empty() && unit.once.is_none() && endings.is_empty() {
             return Ok(Answer::Applied(Vec::new()));
         }
         let mut invoke = self.scripts.unit.prepare();
         put_once(&mut invoke, unit.once.as_ref())?;
+        put_shards(&mut invoke, endings);
         invoke.arg(batches.len() as i64);
         let mut bytes = 0;
         for batch in &batches {
@@ -101,6 +160,10 @@ impl Shared {
                 Kind::Busy,
                 "another holder runs the work behind this idempotency key",
             )),
+            Some("nowhere") => {
+                let text = "the topic for copies of dead letters is not there";
+                Err(Error::new(Kind::NotFound, text).code(codes::NO_SUCH_TOPIC))
+            }
             Some("missing") => {
                 let batch = of()?;
                 self.known.forget(batch.topic);
@@ -124,6 +187,14 @@ impl Shared {
             _ => Err(odd()),
         }
     }
+}
+
+/// It is stored: the receipts are used up.
+fn end(unit: Unit, endings: Vec<Ending>) {
+    endings.into_iter().for_each(Ending::applied);
+    unit.settle.into_iter().for_each(|(receipt, _)| {
+        receipt.settle();
+    });
 }
 
 fn batch(outgoing: &Outgoing) -> Result<Batch<'_>> {

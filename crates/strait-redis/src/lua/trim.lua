@@ -1,13 +1,19 @@
--- Removes what is older than the retention of a topic.
--- KEYS: settings, streams ..
+-- Removes what is older than the retention of a topic from one of its streams, and not what a group has not settled.
+-- KEYS: settings, stream, shards of the groups ..
 local age = redis.call('HGET', KEYS[1], 'retention_ms')
 if not age then
   return 0
 end
 local now = redis.call('TIME')
 local before = now[1] * 1000 + math.floor(now[2] / 1000) - age
-local removed = 0
-for i = 2, #KEYS do
-  removed = removed + redis.call('XTRIM', KEYS[i], 'MINID', string.format('%d', before))
+local least = string.format('%.0f-0', before)
+for i = 3, #KEYS do
+  local low = redis.call('HGET', KEYS[i], 'low')
+  if low then
+    local millis = tonumber(string.match(low, '^(%d+)'))
+    if millis < before then
+      before, least = millis, low
+    end
+  end
 end
-return removed
+return redis.call('XTRIM', KEYS[2], 'MINID', least)

@@ -1,0 +1,262 @@
+//! What a member reads ahead, grants and hands over, and what ends without a verdict.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use strait_core::events::Cursor;
+use strait_core::{Abandoned, Position, Result, Shard, Timestamp, Verdict};
+use strait_member::Window;
+
+use super::{BEAT, Home, Member, Owned, Queued, Waiting, disarm};
+use crate::group::steps::{self, Ending, put_shards};
+use crate::keys;
+use crate::reply::{list, number, text};
+
+/// Bytes that are read ahead at once.
+const AHEAD: usize = 1 << 20;
+/// Messages of a shard that are read ahead.
+const AHEAD_MESSAGES: u64 = 4096;
+
+impl Member {
+    /// Leases that ended, and receipts that were dropped.
+    pub(super) async fn end_by_itself(self: &Arc<Self>) {
+        self.end_hand_overs();
+        let (returned, dropped) = {
+            let mut inner = self.inner.lock();
+            let returned = inner.returned.clone();
+            (returned, std::mem::take(&mut inner.abandoned))
+        };
+        let mut endings = Vec::new();
+        for fence in &returned {
+            let release =
+                |window: &mut Window| window.begin(fence, &Verdict::Release, Timestamp::now());
+            endings.extend(Ending::of(self, fence.shard, release));
+        }
+        // From here on the windows know that they come again.
+        self.inner
+            .lock()
+            .returned
+            .retain(|fence| !returned.contains(fence));
+        for fence in dropped {
+            let steps = |window: &mut Window| Some(window.abandoned(&fence, Timestamp::now()));
+            endings.extend(Ending::of(self, fence.shard, steps));
+        }
+        let shards: Vec<Shard> = self.inner.lock().shards.keys().copied().collect();
+        for shard in shards {
+            let steps = |window: &mut Window| Some(window.expire(self.now(), Timestamp::now()));
+            endings.extend(Ending::of(self, shard, steps));
+        }
+        endings.retain(|ending| !ending.is_empty());
+        self.store(endings).await;
+    }
+
+    /// Stores what has no caller: where that fails now, it is tried again when its lease ends again.
+    pub(super) async fn store(&self, endings: Vec<Ending>) {
+        for ending in endings {
+            let mut invoke = self.shared.scripts.unit.prepare();
+            invoke.arg(0).arg("").arg("").arg("").arg(0);
+            put_shards(&mut invoke, std::slice::from_ref(&ending));
+            invoke.arg(0);
+            let answer = self
+                .shared
+                .script("ending messages of a group", &invoke, true)
+                .await;
+            match answer
+                .as_ref()
+                .map(|answer| list(answer).and_then(|a| text(a.first()?)))
+            {
+                Ok(Some("applied")) => ending.applied(),
+                Ok(Some("fenced")) => {
+                    ending.back();
+                    ending.lost();
+                }
+                _ => ending.back(),
+            }
+        }
+    }
+
+    /// Reads what the windows have room for; `true` when something came.
+    pub(super) async fn read_ahead(&self) -> Result<bool> {
+        let facts = self.shared.facts(&self.spec.topic).await?;
+        let cursors: Vec<(Shard, u64, Position)> = {
+            let inner = self.inner.lock();
+            let thirsty = |owned: &Owned| {
+                let room = owned.window.room();
+                owned.revoking.is_none()
+                    && room > 0
+                    && owned.window.stands().unsettled < AHEAD_MESSAGES
+            };
+            let shards = inner.shards.iter().filter(|(_, owned)| thirsty(owned));
+            shards
+                .map(|(shard, owned)| (*shard, owned.epoch, owned.window.cursor()))
+                .collect()
+        };
+        let mut came = false;
+        for (shard, epoch, position) in cursors {
+            let cursor = Cursor {
+                topic: self.spec.topic.clone(),
+                partition: shard,
+                position,
+                wait: Duration::ZERO,
+            };
+            let room = self
+                .with(shard, |_, window| Some(window.room()))
+                .unwrap_or(0);
+            let most = room.min(AHEAD_MESSAGES) as usize;
+            let chunk = match self.shared.read_some(&cursor, &facts, AHEAD, most).await {
+                Ok(chunk) => chunk,
+                // What was trimmed under the group is gone: it goes on behind it.
+                Err(error) if error.is(strait_core::codes::OFFSET_GONE) => {
+                    tracing::warn!(?error, group = %self.spec.group, "messages were removed before the group had them");
+                    let cursor = Cursor {
+                        position: self.shared.edges(&self.spec.topic, shard).await?.start,
+                        ..cursor
+                    };
+                    self.shared.read_some(&cursor, &facts, AHEAD, most).await?
+                }
+                Err(error) => return Err(error),
+            };
+            came |= !chunk.is_empty();
+            self.with(shard, |now, window| {
+                (now == epoch).then(|| window.offer(chunk))
+            });
+        }
+        Ok(came)
+    }
+
+    /// Waits at the ends of the shards, until something is there.
+    pub(super) fn tail(self: &Arc<Self>) -> Option<Waiting> {
+        let mut asked = redis::cmd("XREAD");
+        asked
+            .arg("COUNT")
+            .arg(1)
+            .arg("BLOCK")
+            .arg(BEAT.as_millis() as i64 * 4)
+            .arg("STREAMS");
+        let inner = self.inner.lock();
+        let open = inner
+            .shards
+            .iter()
+            .filter(|(_, owned)| owned.revoking.is_none() && owned.window.room() > 0);
+        let ends: Vec<(Shard, Position)> = open
+            .map(|(shard, owned)| (*shard, owned.window.cursor()))
+            .collect();
+        drop(inner);
+        if ends.is_empty() {
+            return None;
+        }
+        for (shard, _) in &ends {
+            asked.arg(keys::stream(&self.spec.topic, *shard));
+        }
+        for (_, position) in &ends {
+            asked.arg(keys::id(keys::before(*position)));
+        }
+        let shared = self.shared.clone();
+        Some(Box::pin(async move {
+            let waited = shared
+                .link
+                .wait_for("waiting for messages of a group", &asked, BEAT * 4)
+                .await;
+            if waited.is_err() {
+                // Nobody answers: the beat tells, and this does not spin.
+                tokio::time::sleep(BEAT).await;
+            }
+        }))
+    }
+
+    /// Until a lease ends or a message is due.
+    pub(super) fn pause(&self) -> Duration {
+        let (now, wall) = (self.now(), Timestamp::now());
+        let inner = self.inner.lock();
+        let mut pause = BEAT;
+        for owned in inner.shards.values() {
+            let expiry = owned.window.next_expiry().map(|at| at.saturating_sub(now));
+            let due = owned
+                .window
+                .next_due()
+                .map(|at| at.since(wall))
+                .filter(|due| !due.is_zero());
+            let back = owned
+                .revoking
+                .map(|until| until.saturating_duration_since(Instant::now()));
+            for time in expiry.into_iter().chain(due).chain(back) {
+                pause = pause.min(time + Duration::from_millis(1));
+            }
+        }
+        pause
+    }
+
+    /// Grants the source what it asked for; `true` when something went out.
+    pub(super) async fn give(self: &Arc<Self>) -> bool {
+        let home: Arc<dyn Abandoned> = Arc::new(Home(Arc::downgrade(self)));
+        let taken = {
+            let mut inner = self.inner.lock();
+            let Some((items, bytes)) = inner.wanted.filter(|_| inner.may_give()) else {
+                return false;
+            };
+            if !inner.arrivals.is_empty() {
+                return false;
+            }
+            let (now, wall, turn, full) = (self.now(), Timestamp::now(), inner.turn, inner.full);
+            let order: Vec<Shard> = inner
+                .shards
+                .range(turn + 1..)
+                .chain(inner.shards.range(..=turn))
+                .map(|(s, _)| *s)
+                .collect();
+            order.into_iter().find_map(|shard| {
+                let owned = inner.shards.get_mut(&shard)?;
+                if full {
+                    return None;
+                }
+                let taken = owned.window.take(now, wall, items, bytes, &home)?;
+                let (epoch, turned) = (owned.epoch, owned.turn);
+                inner.turn = shard;
+                Some((shard, epoch, turned, taken))
+            })
+        };
+        let Some((shard, epoch, turned, taken)) = taken else {
+            return false;
+        };
+        let mut invoke = self.shared.scripts.grant.prepare();
+        invoke
+            .key(self.keys.shard(shard))
+            .key(self.keys.again(shard));
+        invoke
+            .arg(epoch as i64)
+            .arg(taken.grant.out.map(keys::id).unwrap_or_default());
+        for again in &taken.grant.again {
+            invoke
+                .arg(keys::id(again.position))
+                .arg(steps::known(again));
+        }
+        let granted = self
+            .shared
+            .script("granting messages of a group", &invoke, true)
+            .await;
+        match granted.as_ref().map(number) {
+            Ok(Some(1)) => {
+                let mut inner = self.inner.lock();
+                let owned = inner.shards.get(&shard);
+                if owned.is_none_or(|owned| owned.turn != turned || owned.handed_back) {
+                    inner.returned.extend(disarm(taken.arrival));
+                    return true;
+                }
+                inner.wanted = None;
+                inner.queue(Queued {
+                    of: Some((shard, turned)),
+                    arrival: taken.arrival,
+                });
+            }
+            Ok(_) => {
+                disarm(taken.arrival);
+                self.lost(shard, epoch);
+            }
+            Err(_) => {
+                let back = disarm(taken.arrival);
+                self.inner.lock().returned.extend(back);
+            }
+        }
+        true
+    }
+}
