@@ -12,6 +12,9 @@ use crate::reply::bytes;
 use crate::script::Invoke;
 use crate::{entry, keys};
 
+/// Most headers of a message: a script hands the fields of an entry over together, and may hand over 8,000.
+const MAX_HEADERS: usize = 2000;
+
 impl Shared {
     pub(crate) async fn append(&self, append: Append) -> Result<Sent> {
         check(&append.records)?;
@@ -122,6 +125,11 @@ pub(crate) fn check(records: &Records) -> Result<()> {
     let bytes = records.bytes().len();
     if bytes > MAX_BATCH {
         return Err(too_large("the batch", bytes, MAX_BATCH).next("send it in parts"));
+    }
+    let headers = records.iter().map(|record| record.headers().count()).max();
+    if let Some(headers) = headers.filter(|headers| *headers > MAX_HEADERS) {
+        let text = format!("a message has {headers} headers, the limit on Redis is {MAX_HEADERS}");
+        return Err(Error::new(Kind::Rejected, text).next("put them into the body"));
     }
     let longest = records.iter().map(|record| record.body().len()).max();
     match longest.filter(|body| *body > MAX_BODY) {

@@ -15,9 +15,10 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::fault::closed;
 use crate::group::Members;
+use crate::keys;
 use crate::link::Link;
 use crate::options::Options;
-use crate::reply::{field, text};
+use crate::reply::{field, list, text};
 use crate::script::{Invoke, Scripts};
 use crate::topics::Known;
 
@@ -124,7 +125,11 @@ impl Shared {
     /// Asks the server what it is, each time that it is found to answer: it may be another one than before.
     async fn introduce(&self) {
         let mut asked = redis::pipe();
-        asked.cmd("INFO").arg("server");
+        // The store is known by a name of its own: a server has another run id after each start.
+        let store = format!("{:016x}{:016x}", fastrand::u64(..), fastrand::u64(..));
+        asked.cmd("SET").arg(keys::STORE).arg(store).arg("NX");
+        asked.cmd("GET").arg(keys::STORE);
+        asked.cmd("ROLE");
         for name in ["appendonly", "appendfsync", "maxmemory-policy", "maxmemory"] {
             asked.cmd("CONFIG").arg("GET").arg(name);
         }
@@ -135,19 +140,14 @@ impl Shared {
         else {
             return;
         };
-        let run_id = answers.first().and_then(text).and_then(|info| {
-            let line = info.lines().find_map(|line| line.strip_prefix("run_id:"));
-            line.map(str::to_owned)
-        });
-        if let Some(run_id) = run_id {
-            // A server has another run id after a restart; the store is the same, so the first one names it.
-            let _ = self.id.set(EngineId(format!("redis:{run_id}").into()));
+        if let Some(store) = answers.get(1).and_then(text) {
+            let _ = self.id.set(EngineId(format!("redis:{store}").into()));
         }
         let setting = |index: usize, name: &str| {
             let value = answers.get(index).and_then(|answer| field(answer, name));
             value.and_then(text).map(str::to_owned)
         };
-        let (appendonly, appendfsync) = (setting(1, "appendonly"), setting(2, "appendfsync"));
+        let (appendonly, appendfsync) = (setting(3, "appendonly"), setting(4, "appendfsync"));
         let durability = match (appendonly.as_deref(), appendfsync.as_deref()) {
             (Some("yes"), Some("always")) => Durability::Fsynced,
             (Some("yes"), _) => Durability::Os,
@@ -155,12 +155,21 @@ impl Shared {
         };
         *self.durability.write() = durability;
         let mut warnings = Vec::new();
+        let role = answers
+            .get(2)
+            .and_then(list)
+            .and_then(|role| text(role.first()?));
+        if role == Some("slave") {
+            warnings.push(
+                "it is a replica and takes no writes: give the address of the primary".to_owned(),
+            );
+        }
         match appendonly.as_deref() {
             Some("yes") => {}
             Some(_) => warnings.push("its append-only file is off: what was acknowledged is lost when it ends (`appendonly yes`)".to_owned()),
             None => warnings.push("its settings cannot be read (`CONFIG GET`): how durable an acknowledgement is, is not known".to_owned()),
         }
-        let (policy, limit) = (setting(3, "maxmemory-policy"), setting(4, "maxmemory"));
+        let (policy, limit) = (setting(5, "maxmemory-policy"), setting(6, "maxmemory"));
         if let Some(policy) =
             policy.filter(|policy| policy != "noeviction" && limit.as_deref() != Some("0"))
         {

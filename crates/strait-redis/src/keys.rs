@@ -5,6 +5,9 @@ use strait_core::{Name, Position};
 /// The set of all topics that were declared.
 pub(crate) const TOPICS: &str = "strait:topics";
 
+/// What the store is called, for ever: a string.
+pub(crate) const STORE: &str = "strait:store";
+
 /// The stream of a partition.
 pub(crate) fn stream(topic: &Name, partition: u32) -> String {
     match partition {
@@ -18,9 +21,9 @@ pub(crate) fn settings(topic: &Name) -> String {
     format!("strait:{{{topic}}}:topic")
 }
 
-/// Where the answer to an append of this id is remembered.
-pub(crate) fn dedupe(topic: &Name, partition: u32, id: &str) -> String {
-    format!("strait:{{{topic}}}:id:{partition}:{id}")
+/// Where the answer to an append of this id is remembered, for the topic that was made then.
+pub(crate) fn dedupe(topic: &Name, made: &str, partition: u32, id: &str) -> String {
+    format!("strait:{{{topic}}}:id:{made}:{partition}:{id}")
 }
 
 /// The groups of a topic: a set.
@@ -114,7 +117,7 @@ mod tests {
         for key in [
             stream(&topic, 3),
             settings(&topic),
-            dedupe(&topic, 1, "x{y}"),
+            dedupe(&topic, "7.1", 1, "x{y}"),
         ] {
             let open = key.find('{').unwrap();
             assert_eq!(&key[open..open + 8], "{orders}", "{key}");

@@ -12,7 +12,7 @@ use crate::engine::Shared;
 use crate::entry::Gather;
 use crate::fault::{fault, no_such_topic, odd};
 use crate::keys;
-use crate::reply::{entry, list};
+use crate::reply::{bytes, entry, list};
 use crate::topics::{Edges, Facts};
 
 /// Bytes that a scan reads at once.
@@ -44,17 +44,19 @@ impl Shared {
         let what = || format!("reading the topic {:?}", cursor.topic);
         let stream = keys::stream(&cursor.topic, cursor.partition);
         let mut asked = redis::pipe();
+        // One moment for all of it: what is trimmed in between would not be missed.
+        asked.atomic();
         asked.cmd("XINFO").arg("STREAM").arg(&stream);
-        let range = asked
-            .cmd("XRANGE")
-            .arg(&stream)
-            .arg(keys::id(cursor.position))
-            .arg("+");
-        range
-            .arg("COUNT")
-            .arg(facts.entries_in(max_bytes).min(most.max(1)));
+        let trimmed = asked.cmd("HGET").arg(keys::settings(&cursor.topic));
+        trimmed.arg(format!("trimmed {stream}"));
+        let range = asked.cmd("XRANGE").arg(&stream);
+        range.arg(keys::id(cursor.position)).arg("+").arg("COUNT");
+        range.arg(facts.entries_in(max_bytes).min(most.max(1)));
         let answers = self.link.run_each(&what(), &asked, false).await?;
-        let [edges, entries] = answers.as_slice() else {
+        let [Value::Array(answers)] = answers.as_slice() else {
+            return Err(odd(what()));
+        };
+        let [edges, trimmed, entries] = answers.as_slice() else {
             return Err(odd(what()));
         };
         if let Value::ServerError(error) = edges {
@@ -64,7 +66,9 @@ impl Shared {
                 _ => fault(what(), error.clone().into()),
             });
         }
+        let trimmed = bytes(trimmed).and_then(keys::position);
         let edges = Edges::read(edges).ok_or_else(|| odd(what()))?;
+        let edges = edges.trimmed_to(trimmed);
         if edges.misses(cursor.position) {
             return Err(gone(cursor, edges.start));
         }

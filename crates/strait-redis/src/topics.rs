@@ -23,6 +23,8 @@ pub(crate) const MAX_PARTITIONS: u32 = 1024;
 const WINDOW: Duration = Duration::from_secs(600);
 /// How long what is known of a topic is taken for true.
 const KNOWN: Duration = Duration::from_secs(30);
+/// Longest retention.
+const LONGEST: Duration = Duration::from_secs(30 * 365 * 24 * 3600);
 /// A first guess at the bytes of an entry.
 const ENTRY: usize = 1024;
 
@@ -31,6 +33,8 @@ const ENTRY: usize = 1024;
 pub(crate) struct Facts {
     pub(crate) partitions: u32,
     pub(crate) window: Duration,
+    /// When it was made, as the server writes it.
+    pub(crate) made: String,
     /// About the bytes of one entry, as it was last seen.
     pub(crate) entry: AtomicUsize,
 }
@@ -126,9 +130,9 @@ fn check_retention(retention: &Retention) -> Result<()> {
         return Err(refuse_bytes());
     }
     match retention.age {
-        Some(age) if age.as_millis() == 0 || age.as_millis() > i64::MAX as u128 => Err(Error::new(
+        Some(age) if age.as_millis() == 0 || age > LONGEST => Err(Error::new(
             Kind::Rejected,
-            "a retention is at least a millisecond, and fits 63 bits",
+            "a retention is at least a millisecond, and at most 30 years",
         )),
         _ => Ok(()),
     }
@@ -196,6 +200,7 @@ impl Shared {
         let facts = Arc::new(Facts {
             partitions: settings.partitions,
             window: settings.window,
+            made: self.made(topic).await?,
             entry: AtomicUsize::new(ENTRY),
         });
         let known = (Instant::now(), facts.clone());
@@ -214,6 +219,14 @@ impl Shared {
             true => Ok(facts),
             false => Err(no_such_partition(topic, partition, facts.partitions)),
         }
+    }
+
+    /// When a topic was made; empty for one that another program made.
+    async fn made(&self, topic: &Name) -> Result<String> {
+        let mut asked = redis::cmd("HGET");
+        asked.arg(keys::settings(topic)).arg("made");
+        let answer = self.link.run("looking at a topic", &asked, false).await?;
+        Ok(text(&answer).unwrap_or_default().to_owned())
     }
 
     async fn settings(&self, topic: &Name) -> Result<Settings> {
@@ -273,7 +286,10 @@ impl Shared {
         invoke.arg(millis(settings.age));
         invoke.arg(millis(Some(settings.window)));
         invoke.arg(i64::from(from > 0 || doing == "altering"));
-        self.script(&what, &invoke, true).await?;
+        if let Some(key) = text(&self.script(&what, &invoke, true).await?) {
+            let why = format!("{what}: the key `{key}` holds something else than a stream");
+            return Err(Error::new(Kind::Conflict, why).next("rename the topic, or that key"));
+        }
         let mut listed = redis::cmd("SADD");
         listed.arg(keys::TOPICS).arg(&**topic);
         self.link.run(&what, &listed, true).await.map(drop)
@@ -414,6 +430,14 @@ impl Edges {
             // Where one behind the first was deleted, nothing is known of those before it.
             trimmed: deleted.filter(|deleted| *deleted < start),
         })
+    }
+
+    /// With what retention has removed up to and with this position.
+    pub(crate) fn trimmed_to(self, trimmed: Option<Position>) -> Self {
+        Edges {
+            trimmed: self.trimmed.max(trimmed),
+            ..self
+        }
     }
 
     /// True when messages from there on were removed.

@@ -14,6 +14,7 @@ use crate::fault::{closed, no_such_topic, odd};
 use crate::group::{Ending, put_shards};
 use crate::reply::{bytes, list, number, text};
 use crate::script::Invoke;
+use crate::topics::Facts;
 use crate::{keys, ledger};
 
 /// What the script answered.
@@ -121,7 +122,7 @@ impl Shared {
         for batch in &batches {
             append::check(batch.records)?;
             let facts = self.partition(batch.topic, batch.partition).await?;
-            put_batch(&mut invoke, batch, facts.window.as_millis() as i64)?;
+            put_batch(&mut invoke, batch, &facts)?;
             bytes += batch.records.bytes().len();
         }
         let _room = self.room(bytes).await?;
@@ -240,7 +241,8 @@ fn put_once(invoke: &mut Invoke, once: Option<&Once>) -> Result<()> {
     Ok(())
 }
 
-fn put_batch(invoke: &mut Invoke, batch: &Batch<'_>, window: i64) -> Result<()> {
+fn put_batch(invoke: &mut Invoke, batch: &Batch<'_>, facts: &Facts) -> Result<()> {
+    let (window, made) = (facts.window.as_millis() as i64, &facts.made);
     let expected = match batch.expected {
         Expected::Any => String::new(),
         Expected::Position(at) => keys::id(*at),
@@ -253,7 +255,7 @@ fn put_batch(invoke: &mut Invoke, batch: &Batch<'_>, window: i64) -> Result<()> 
     };
     invoke.arg(expected).arg(window).arg(ids.len() as i64);
     for id in &ids {
-        invoke.key(keys::dedupe(batch.topic, batch.partition, id));
+        invoke.key(keys::dedupe(batch.topic, made, batch.partition, id));
     }
     put_records(invoke, batch.records);
     Ok(())

@@ -449,8 +449,84 @@ async fn other_programs_share_the_streams() {
     let mut spec = TopicSpec::new("other".parse().unwrap()).partitions(1);
     let error = lane(&redis).declare(spec.clone()).await.unwrap_err();
     assert_eq!(error.kind(), Kind::Conflict, "{error:?}");
+    // The refusal changed nothing: the key is theirs, and no topic of it is listed.
+    let listed = lane(&redis).topics().await.unwrap();
+    assert!(
+        listed.iter().all(|topic| &*topic.name != "other"),
+        "{listed:?}"
+    );
+    let theirs = redis.native(&command(&["GET", "other"])).await.unwrap();
+    assert!(format!("{theirs:?}").contains("text"), "{theirs:?}");
     spec.name = "orders".parse().unwrap();
     let error = lane(&redis).declare(spec.partitions(4)).await.unwrap_err();
     assert!(error.is(codes::TOPIC_EXISTS), "{error:?}");
+    redis.close(PATIENCE).await;
+}
+
+/// A topic that is deleted and made again knows nothing of the ids of the one before.
+#[tokio::test]
+async fn a_topic_that_is_made_again_takes_every_id() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let redis = server.open().await;
+    let with_id = || {
+        let record = NewRecord {
+            body: b"once",
+            attrs: &[(strait_core::Attr::Id, "id-1")],
+            ..NewRecord::default()
+        };
+        Append {
+            topic: topic(),
+            partition: 0,
+            records: Records::one(&[], record).unwrap(),
+            expected: Expected::Any,
+            dedupe: true,
+        }
+    };
+    for _ in 0..2 {
+        declare(&redis).await;
+        let first = lane(&redis).append(with_id()).await.unwrap();
+        let again = lane(&redis).append(with_id()).await.unwrap();
+        assert!(!first.duplicate && again.duplicate, "{first:?} {again:?}");
+        assert_eq!(bodies(&redis).await, ["once"]);
+        lane(&redis).delete(topic()).await.unwrap();
+    }
+    redis.close(PATIENCE).await;
+}
+
+/// A reader that retention has passed is told, with where it may go on.
+#[tokio::test]
+async fn what_retention_removed_is_told_to_who_comes_for_it() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let mut options = server.options();
+    options.retention_every = Duration::from_millis(20);
+    let redis = Redis::open(options).await.unwrap();
+    let mut spec = TopicSpec::new(topic()).partitions(1);
+    spec.retention = Some(strait_core::events::Retention {
+        age: Some(Duration::from_millis(50)),
+        bytes: None,
+    });
+    lane(&redis).declare(spec).await.unwrap();
+    append(&redis, "old").await.unwrap();
+    let cursor = Cursor {
+        topic: topic(),
+        partition: 0,
+        position: Position::default(),
+        wait: Duration::ZERO,
+    };
+    let gone = async {
+        loop {
+            match lane(&redis).read(cursor.clone(), 1 << 20).await {
+                Err(error) => return error,
+                // The server trims at its own pace and tells nobody.
+                Ok(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+    };
+    let error = tokio::time::timeout(PATIENCE, gone).await.unwrap();
+    assert!(error.is(codes::OFFSET_GONE), "{error:?}");
     redis.close(PATIENCE).await;
 }

@@ -6,6 +6,9 @@ if not age then
 end
 local now = redis.call('TIME')
 local before = now[1] * 1000 + math.floor(now[2] / 1000) - age
+if before <= 0 then
+  return 0
+end
 local least = string.format('%.0f-0', before)
 for i = 3, #KEYS do
   local low = redis.call('HGET', KEYS[i], 'low')
@@ -15,5 +18,10 @@ for i = 3, #KEYS do
       before, least = millis, low
     end
   end
+end
+-- Redis does not say what was trimmed: readers that are behind it have to know.
+local last = redis.call('XREVRANGE', KEYS[2], '(' .. least, '-', 'COUNT', 1)
+if last[1] then
+  redis.call('HSET', KEYS[1], 'trimmed ' .. KEYS[2], last[1][1])
 end
 return redis.call('XTRIM', KEYS[2], 'MINID', least)

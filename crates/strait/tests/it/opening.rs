@@ -54,7 +54,7 @@ async fn addresses_open_what_they_name() {
 
 #[tokio::test]
 async fn what_cannot_be_opened_says_why() {
-    let error = Strait::open("kafka://ada:s3cret@broker").await.unwrap_err();
+    let error = Strait::open("nats://ada:s3cret@broker").await.unwrap_err();
     assert_eq!(error.kind(), Kind::Config);
     assert!(error.to_string().contains("file:DIR"), "{error}");
     assert!(!format!("{error:?}").contains("s3cret"));

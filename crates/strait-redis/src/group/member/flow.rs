@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strait_core::events::Cursor;
-use strait_core::{Abandoned, Position, Result, Shard, Timestamp, Verdict};
+use strait_core::{Abandoned, Effect, Position, Result, Shard, Timestamp, Verdict};
 use strait_member::Window;
 
 use super::{BEAT, Home, Member, Owned, Queued, Waiting, disarm};
@@ -67,6 +67,11 @@ impl Member {
             {
                 Ok(Some("applied")) => ending.applied(),
                 Ok(Some("fenced")) => {
+                    ending.back();
+                    ending.lost();
+                }
+                // What the server has of it is read again, under a new token: asked twice, it would be stored twice.
+                Err(error) if error.effect() == Effect::Unknown => {
                     ending.back();
                     ending.lost();
                 }

@@ -86,7 +86,12 @@ impl Member {
         back.iter().for_each(|shard| {
             invoke.arg(i64::from(*shard));
         });
-        let answer = self.shared.script(what, &invoke, true).await?;
+        let answer = self.shared.script(what, &invoke, true).await;
+        if answer.is_err() {
+            // Not given back yet, as far as is known: taken again without that they would have the token of before.
+            self.inner.lock().let_go.extend(back);
+        }
+        let answer = answer?;
         let answer = list(&answer).ok_or_else(|| odd(what))?;
         let ([Value::Int(target), Value::Int(dead)], Some("lives")) = (
             answer.get(1..3).unwrap_or_default(),
