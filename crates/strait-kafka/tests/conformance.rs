@@ -27,18 +27,26 @@ async fn fresh(brokers: String, groups: bool) -> Result<Harness> {
 }
 
 /// What groups do not do yet: they are a preview because of it.
-const GAPS: [(&str, &str); 3] = [
+const GAPS: [(&str, &str); 5] = [
+    (
+        "history_over_reopens",
+        "a message that was handed back unhandled before a restart may count one attempt more",
+    ),
+    (
+        "history_of_steady_members",
+        "passes, and was not run often enough to be relied on",
+    ),
     (
         "history_of_members_that_come_and_go",
         "a classic group takes longer than the patience to agree when members come and go by the second",
     ),
     (
         "history_of_members_that_die",
-        "a message that was called back behind a lost one of its key keeps its attempt",
+        "attempts may be one off when members die; the cause is not found",
     ),
     (
         "retry_shortest_first",
-        "retries that are due within the time of one commit come in the order of the log",
+        "failed once under load; the cause is not found",
     ),
 ];
 
