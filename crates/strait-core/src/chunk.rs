@@ -8,6 +8,10 @@ use bytes::Bytes;
 use crate::records::{Batch, Record};
 use crate::time::Timestamp;
 
+mod build;
+
+pub use build::ChunkBuilder;
+
 /// A place in a partition. Ordered within its partition, opaque otherwise.
 ///
 /// On an engine whose caps say `dense_offsets` it is the offset (0, 1, 2 ..); elsewhere it is the engine's own

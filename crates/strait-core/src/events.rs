@@ -7,7 +7,7 @@ use std::time::Duration;
 use crate::caps::Offer;
 use crate::chunk::{Chunk, Message, Position};
 use crate::engine::{Consumer, Fut};
-use crate::error::Result;
+use crate::error::{Error, Kind, Result};
 use crate::name::Name;
 use crate::records::Records;
 use crate::time::Timestamp;
@@ -15,6 +15,7 @@ use crate::unit::Sent;
 
 mod dead;
 mod groups;
+mod topics;
 mod whereabouts;
 
 pub use dead::{
@@ -26,6 +27,7 @@ pub use groups::{
     Waits,
 };
 
+pub use topics::{Compaction, PartitionInfo, Retention, TopicChange, TopicInfo, TopicSpec};
 pub use whereabouts::{Standing, Stored, Whereabouts};
 
 /// A partitioned log.
@@ -244,115 +246,6 @@ pub struct Caps {
     pub max_partitions: u32,
 }
 
-/// A topic as it is declared.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicSpec {
-    /// Its name.
-    pub name: Name,
-    /// Number of partitions; `None`: 8 when it is created, any when it exists.
-    pub partitions: Option<u32>,
-    /// What is deleted, and when; `None`: nothing when it is created, any when it exists.
-    pub retention: Option<Retention>,
-    /// Store each key's version and previous position (event sourcing). `None`: no when created, any when it exists.
-    pub key_versions: Option<bool>,
-    /// How long the ids of deduplicated appends are remembered. `None`: 10 minutes when created, any when it exists.
-    pub dedupe_window: Option<Duration>,
-    /// Keep the newest record of each key only. `None`: no when created, any when it exists. Not together with key
-    /// versions, which keep all of them (`Rejected`).
-    pub compaction: Option<Compaction>,
-}
-
-impl TopicSpec {
-    /// A topic with the defaults.
-    pub fn new(name: Name) -> Self {
-        TopicSpec {
-            name,
-            partitions: None,
-            retention: None,
-            key_versions: None,
-            dedupe_window: None,
-            compaction: None,
-        }
-    }
-
-    /// With this number of partitions.
-    pub fn partitions(mut self, partitions: u32) -> Self {
-        self.partitions = Some(partitions);
-        self
-    }
-}
-
-/// What a topic keeps. Both `None`: everything.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Retention {
-    /// Records appended longer ago may be deleted.
-    pub age: Option<Duration>,
-    /// When a partition holds more bytes than this, its oldest may be deleted.
-    pub bytes: Option<u64>,
-}
-
-/// Of each key the newest record is kept, older ones are removed by and by; positions of what is left do not change, so
-/// there are gaps between them. The model is Kafka's `cleanup.policy=compact`.
-///
-/// A record with an empty body is a *tombstone*: it removes its key, and is removed itself later. Records without a key
-/// are refused on such a topic (`Rejected`, code `no_key`). Retention works beside it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Compaction {
-    /// A record is left alone for so long after its append, so that whoever is not further behind sees every one.
-    pub min_lag: Duration,
-    /// How long a tombstone stays after its append: a reader from the beginning that takes longer may miss a removal.
-    pub tombstones: Duration,
-}
-
-impl Default for Compaction {
-    /// No lag, tombstones for a day: Kafka's defaults.
-    fn default() -> Self {
-        Compaction {
-            min_lag: Duration::ZERO,
-            tombstones: Duration::from_secs(24 * 60 * 60),
-        }
-    }
-}
-
-/// A change of a topic; `None` leaves a field as it is.
-#[derive(Debug, Clone, Default)]
-pub struct TopicChange {
-    /// The new number of partitions, greater than the present one.
-    pub partitions: Option<u32>,
-    /// The new retention.
-    pub retention: Option<Retention>,
-    /// The new compaction; `Some(None)` ends it: what it has removed does not come back.
-    pub compaction: Option<Option<Compaction>>,
-}
-
-/// A topic as it is.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TopicInfo {
-    /// Its name.
-    pub name: Name,
-    /// What it keeps.
-    pub retention: Retention,
-    /// Whether keys have versions.
-    pub key_versions: bool,
-    /// How long ids are remembered.
-    pub dedupe_window: Duration,
-    /// Whether only the newest record of each key is kept.
-    pub compaction: Option<Compaction>,
-    /// Its partitions, in order.
-    pub partitions: Vec<PartitionInfo>,
-}
-
-/// A partition as it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct PartitionInfo {
-    /// The earliest position that is left.
-    pub start: Position,
-    /// The position that the next record gets.
-    pub end: Position,
-    /// Bytes stored; 0 where the caps refuse `stored_bytes`.
-    pub bytes: u64,
-}
-
 /// An append of one batch.
 #[derive(Debug, Clone)]
 pub struct Append {
@@ -488,6 +381,27 @@ impl GroupSpec {
             dead_topic: None,
             after_dead: AfterDead::Continue,
         }
+    }
+}
+
+impl GroupSpec {
+    /// Refuses what can work on no engine: no attempt, no lease, no gap.
+    ///
+    /// # Errors
+    ///
+    /// `Rejected`.
+    pub fn check(&self) -> Result<()> {
+        let fault = if self.max_attempts == 0 {
+            "max_attempts is 0: a message could never be handled"
+        } else if self.lease.is_zero() {
+            "the lease is 0: every message would be lost at once"
+        } else if self.gap == 0 {
+            "the gap is 0: no message could be out"
+        } else {
+            return Ok(());
+        };
+        let text = format!("group `{}`: {fault}", self.group);
+        Err(Error::new(Kind::Rejected, text))
     }
 }
 

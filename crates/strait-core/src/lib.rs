@@ -17,11 +17,12 @@ mod name;
 mod partition;
 mod ranges;
 pub mod records;
+mod secret;
 mod time;
 mod unit;
 
 pub use caps::{Gap, Needs, Offer};
-pub use chunk::{BadPosition, Chunk, Item, Message, Position, Span};
+pub use chunk::{BadPosition, Chunk, ChunkBuilder, Item, Message, Position, Span};
 pub use delivery::{Abandoned, Arrival, Delivery, Fence, Receipt, Shard, Verdict};
 pub use engine::{
     Backup, Consumer, Control, Engine, EngineId, Fut, Growth, Health, Lanes, Source, Storage,
@@ -34,5 +35,6 @@ pub use ranges::RangeSet;
 pub use records::{
     Attr, Batch, Limits, MessageId, NewRecord, Record, RecordIter, Records, RecordsBuilder, crc32c,
 };
+pub use secret::Secret;
 pub use time::{Clock, SystemClock, Timestamp};
 pub use unit::{Claim, ClaimToken, Claimed, Once, OnceEnd, Outcome, Outgoing, Sent, Unit};

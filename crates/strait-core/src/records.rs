@@ -78,6 +78,18 @@ impl Attr {
     ];
 }
 
+impl Attr {
+    /// Longest text that another program's header may have to be taken for an attribute, in bytes.
+    const LONGEST: usize = 4096;
+
+    /// The text of an attribute, where bytes of another program can be one: UTF-8 of at most 4,096 bytes without CR, LF and NUL.
+    pub fn text(value: &[u8]) -> Option<&str> {
+        let bad = |byte: &u8| matches!(*byte, b'\r' | b'\n' | 0);
+        let fits = value.len() <= Self::LONGEST && !value.iter().any(bad);
+        std::str::from_utf8(value).ok().filter(|_| fits)
+    }
+}
+
 /// A closed batch. Cheap to clone (shared bytes).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Records {
@@ -421,6 +433,25 @@ pub enum MessageId<'a> {
         /// The index in the batch.
         index: u32,
     },
+}
+
+/// The greatest index in its batch under which a message that is stored alone keeps the derived id: each index before it costs
+/// a byte of a chunk.
+const INDEX_MAX: u32 = 1 << 16;
+
+impl MessageId<'_> {
+    /// Batch and index of a derived id, in the very form in which it is shown; `None` for every other text.
+    pub(crate) fn read_derived(text: &str) -> Option<(u128, u32)> {
+        let (batch, index) = text.split_once('.')?;
+        let plain = !index.starts_with('+') && (index == "0" || !index.starts_with('0'));
+        let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
+        if batch.len() != 32 || !plain || !batch.bytes().all(lower) {
+            return None;
+        }
+        let index = index.parse().ok().filter(|index| *index < INDEX_MAX)?;
+        let batch = u128::from_str_radix(batch, 16).ok().filter(|id| *id != 0)?;
+        Some((batch, index))
+    }
 }
 
 impl std::fmt::Display for MessageId<'_> {

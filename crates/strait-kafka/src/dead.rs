@@ -5,7 +5,7 @@
 //! died) and `strait-dead-appended`, both in milliseconds since 1970. Which were removed is the progress of a group of the
 //! topic's name.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -147,33 +147,6 @@ fn read(message: &Message) -> Option<DeadLetter> {
     })
 }
 
-fn fits(filter: &DeadFilter, dead: &DeadLetter) -> bool {
-    let DeadFilter {
-        numbers,
-        partition,
-        key,
-        fingerprint,
-        reason,
-        died_after,
-        died_before,
-        min_attempts,
-    } = filter;
-    numbers
-        .as_ref()
-        .is_none_or(|numbers| numbers.contains(&dead.number))
-        && partition.is_none_or(|partition| partition == dead.message.partition())
-        && key
-            .as_ref()
-            .is_none_or(|key| dead.message.record().key() == Some(&key[..]))
-        && fingerprint.is_none_or(|fingerprint| fingerprint == dead.fingerprint)
-        && reason
-            .as_ref()
-            .is_none_or(|reason| dead.reason.contains(&**reason))
-        && died_after.is_none_or(|time| dead.died >= time)
-        && died_before.is_none_or(|time| dead.died < time)
-        && min_attempts.is_none_or(|attempts| dead.attempts >= attempts)
-}
-
 impl Shared {
     /// Makes the topic of a group's dead letters, where it is not there.
     pub(crate) async fn dead_topic_is_there(&self, group: &Name, topic: &Name) -> Result<()> {
@@ -264,7 +237,7 @@ impl Shared {
         let all = self.all_dead(&group, &topic).await?;
         let picked = all
             .into_iter()
-            .filter(|dead| dead.number >= from && fits(&filter, dead));
+            .filter(|dead| dead.number >= from && filter.picks(dead));
         Ok(picked.take(limit).collect())
     }
 
@@ -276,29 +249,9 @@ impl Shared {
     ) -> Result<Vec<DeadSummary>> {
         filter.check()?;
         let all = self.all_dead(&group, &topic).await?;
-        let mut by: BTreeMap<ErrorFingerprint, (DeadSummary, BTreeSet<Vec<u8>>)> = BTreeMap::new();
-        for dead in all.iter().filter(|dead| fits(&filter, dead)) {
-            let (sum, keys) = by.entry(dead.fingerprint).or_insert_with(|| {
-                let sum = DeadSummary {
-                    fingerprint: dead.fingerprint,
-                    count: 0,
-                    example: dead.reason.clone(),
-                    first_died: dead.died,
-                    last_died: dead.died,
-                    keys: 0,
-                };
-                (sum, BTreeSet::new())
-            });
-            sum.count += 1;
-            sum.example = dead.reason.clone();
-            sum.first_died = sum.first_died.min(dead.died);
-            sum.last_died = sum.last_died.max(dead.died);
-            keys.extend(dead.message.record().key().map(<[u8]>::to_vec));
-            sum.keys = keys.len() as u64;
-        }
-        let mut sums: Vec<DeadSummary> = by.into_values().map(|(sum, _)| sum).collect();
-        sums.sort_by_key(|sum| std::cmp::Reverse(sum.count));
-        Ok(sums)
+        Ok(DeadSummary::of(
+            all.iter().filter(|dead| filter.picks(dead)),
+        ))
     }
 
     /// Marks dead letters as removed. The mark is one commit, so that a removal is done as a whole.
@@ -313,7 +266,7 @@ impl Shared {
         let all = self.all_dead(&group, &topic).await?;
         let picked: Vec<u64> = all
             .iter()
-            .filter(|dead| fits(&filter, dead))
+            .filter(|dead| filter.picks(dead))
             .map(|dead| dead.number)
             .collect();
         let missing = |wanted: &&u64| !all.iter().any(|dead| dead.number == **wanted);

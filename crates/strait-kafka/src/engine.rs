@@ -298,7 +298,7 @@ impl Shared {
         let asked = [ResourceSpecifier::Broker(broker.id())];
         let options = AdminOptions::new().request_timeout(Some(PING));
         let answer = self.admin.describe_configs(&asked, &options);
-        let found = block_on(answer).map_err(|error| fault(what, error))?;
+        let found = futures_executor::block_on(answer).map_err(|error| fault(what, error))?;
         let Some(Ok(config)) = found.into_iter().next() else {
             return Ok(());
         };
@@ -431,28 +431,6 @@ impl Shared {
             self.producer
                 .purge(PurgeConfig::default().queue().inflight());
         }
-    }
-}
-
-/// Waits for a future on a thread that is ours.
-fn block_on<T>(future: impl Future<Output = T>) -> T {
-    let mut future = std::pin::pin!(future);
-    let thread = std::thread::current();
-    let waker = std::task::Waker::from(Arc::new(Unpark(thread)));
-    let mut context = std::task::Context::from_waker(&waker);
-    loop {
-        if let std::task::Poll::Ready(value) = future.as_mut().poll(&mut context) {
-            return value;
-        }
-        std::thread::park();
-    }
-}
-
-struct Unpark(std::thread::Thread);
-
-impl std::task::Wake for Unpark {
-    fn wake(self: Arc<Self>) {
-        self.0.unpark();
     }
 }
 

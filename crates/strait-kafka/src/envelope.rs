@@ -1,4 +1,4 @@
-//! The envelope at the border: the Kafka binding of CloudEvents in binary mode, and batches cut out of what was read.
+//! The envelope at the border: the Kafka binding of CloudEvents in binary mode, and messages on their way in.
 //!
 //! | record | Kafka |
 //! |---|---|
@@ -11,16 +11,10 @@
 
 use rdkafka::Message as _;
 use rdkafka::message::{BorrowedMessage, Header, Headers, OwnedHeaders};
-use strait_core::{
-    Attr, Chunk, Limits, Name, NewRecord, Position, Record, RecordsBuilder, Result, Span, Timestamp,
-};
+use strait_core::{Attr, ChunkBuilder, NewRecord, Position, Record, Result, Timestamp};
 
 /// What stands for the source of a message that has none, because a CloudEvent must have one.
 const NO_SOURCE: &str = "strait";
-/// The greatest index in its batch under which a message keeps the derived id: each index before it costs a byte of a chunk.
-const INDEX_MAX: u32 = 1 << 16;
-/// Longest text of an attribute; a longer one stays a header.
-const ATTR_MAX: usize = 4096;
 
 const NAMES: [(Attr, &str); 8] = [
     (Attr::Kind, "ce_type"),
@@ -87,44 +81,6 @@ fn of_rfc3339(text: &str) -> Option<Timestamp> {
     Some(Timestamp::from_millis(time.as_millisecond()))
 }
 
-/// `UUID.INDEX` in the form that [`MessageId`] shows.
-fn derived(text: &str) -> Option<(u128, u32)> {
-    let (batch, index) = text.split_once('.')?;
-    let plain = !index.starts_with('+') && (index == "0" || !index.starts_with('0'));
-    let lower = |b: u8| b.is_ascii_digit() || (b'a'..=b'f').contains(&b);
-    if batch.len() != 32 || !plain || !batch.bytes().all(lower) {
-        return None;
-    }
-    let index = index.parse().ok().filter(|index| *index < INDEX_MAX)?;
-    let batch = u128::from_str_radix(batch, 16)
-        .ok()
-        .filter(|batch| *batch != 0)?;
-    Some((batch, index))
-}
-
-/// Makes chunks of messages of one partition, in the order of their offsets.
-#[derive(Debug)]
-pub(crate) struct Gather {
-    topic: Name,
-    partition: u32,
-    buf: Vec<u8>,
-    spans: Vec<Span>,
-    open: Option<Open>,
-    len: usize,
-    bytes: usize,
-}
-
-/// The batch that is being filled.
-#[derive(Debug)]
-struct Open {
-    builder: RecordsBuilder,
-    id: u128,
-    first: u64,
-    skip: u32,
-    take: u32,
-    appended: i64,
-}
-
 /// What the headers of a message say.
 #[derive(Default)]
 struct Read<'a> {
@@ -134,117 +90,21 @@ struct Read<'a> {
     headers: Vec<(&'a str, &'a [u8])>,
 }
 
-impl Gather {
-    pub(crate) fn new(topic: Name, partition: u32) -> Self {
-        Gather {
-            topic,
-            partition,
-            buf: Vec::new(),
-            spans: Vec::new(),
-            open: None,
-            len: 0,
-            bytes: 0,
-        }
-    }
-
-    pub(crate) fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Keys, headers and bodies so far.
-    pub(crate) fn bytes(&self) -> usize {
-        self.bytes
-    }
-
-    /// Takes one message.
-    pub(crate) fn push(&mut self, message: &BorrowedMessage<'_>) -> Result<()> {
-        let offset = message.offset() as u64;
-        let stamp = message.timestamp().to_millis();
-        let mut read = Read::of(message);
-        let own;
-        let (batch, index) = match read.id.and_then(derived) {
-            Some(derived) => derived,
-            None => {
-                // Not from us: the id is the place, which never changes.
-                own = match read.id {
-                    Some(given) => given.to_owned(),
-                    None => format!("{}/{}/{offset}", self.topic, self.partition),
-                };
-                read.attrs.push((Attr::Id, &own));
-                let next = self.open.as_ref().map_or(0, |open| open.skip + open.take);
-                (0, next)
-            }
-        };
-        let time = read.time.or(stamp.map(Timestamp::from_millis));
-        let open = self.place(batch, index, offset, stamp.unwrap_or(0))?;
-        let record = NewRecord {
-            key: message.key(),
-            body: message.payload().unwrap_or_default(),
-            headers: &read.headers,
-            time,
-            attrs: &read.attrs,
-        };
-        open.builder.push_stored(record)?;
-        open.take += 1;
-        self.len += 1;
-        self.bytes += message.key_len() + message.payload_len();
-        self.bytes += read
-            .headers
-            .iter()
-            .map(|(n, v)| n.len() + v.len())
-            .sum::<usize>();
-        Ok(())
-    }
-
-    /// The open batch, or a new one where the message does not follow in it.
-    fn place(&mut self, id: u128, index: u32, offset: u64, appended: i64) -> Result<&mut Open> {
-        let follows = self.open.as_ref().is_some_and(|open| {
-            open.id == id
-                && open.skip + open.take == index
-                && open.first + u64::from(open.take) == offset
-                && open.appended == appended
-        });
-        if !follows {
-            self.close();
-            let skip = if id == 0 { 0 } else { index };
-            let base = Timestamp::from_millis(appended);
-            let mut builder = RecordsBuilder::with(&[], Limits::default(), base, id)?;
-            builder.leave_out(skip);
-            self.open = Some(Open {
-                builder,
-                id,
-                first: offset,
-                skip,
-                take: 0,
-                appended,
-            });
-        }
-        self.open.as_mut().ok_or_else(crate::fault::closed)
-    }
-
-    fn close(&mut self) {
-        let Some(open) = self.open.take() else { return };
-        self.spans.push(Span {
-            at: self.buf.len() as u32,
-            first: Position::at(open.first),
-            skip: open.skip,
-            take: open.take,
-            appended: Timestamp::from_millis(open.appended),
-        });
-        self.buf.extend_from_slice(open.builder.build().bytes());
-    }
-
-    /// The chunk; reading goes on at `next`.
-    pub(crate) fn chunk(mut self, next: u64) -> Chunk {
-        self.close();
-        Chunk::new(
-            self.topic.shared(),
-            self.partition,
-            self.buf.into(),
-            self.spans,
-            Position::at(next),
-        )
-    }
+/// Puts a message into a chunk of its partition.
+pub(crate) fn push(chunk: &mut ChunkBuilder, message: &BorrowedMessage<'_>) -> Result<()> {
+    let appended = Timestamp::from_millis(message.timestamp().to_millis().unwrap_or(0));
+    let read = Read::of(message);
+    let record = NewRecord {
+        key: message.key(),
+        body: message.payload().unwrap_or_default(),
+        headers: &read.headers,
+        time: read
+            .time
+            .or_else(|| message.timestamp().to_millis().map(Timestamp::from_millis)),
+        attrs: &read.attrs,
+    };
+    let position = Position::at(message.offset() as u64);
+    chunk.push(position, appended, read.id, record)
 }
 
 impl<'a> Read<'a> {
@@ -264,10 +124,7 @@ impl<'a> Read<'a> {
 
     /// Takes a header that is an attribute; a second one of its name, and one that no attribute can hold, stays a header.
     fn attribute(&mut self, name: &str, value: &'a [u8]) -> bool {
-        let bad = |byte: &u8| matches!(*byte, b'\r' | b'\n' | 0);
-        let text = std::str::from_utf8(value).ok();
-        let Some(text) = text.filter(|t| t.len() <= ATTR_MAX && !t.as_bytes().iter().any(bad))
-        else {
+        let Some(text) = Attr::text(value) else {
             return false;
         };
         match name {
@@ -294,8 +151,6 @@ impl<'a> Read<'a> {
 
 #[cfg(test)]
 mod tests {
-    use strait_core::MessageId;
-
     use super::*;
 
     #[test]
@@ -316,25 +171,5 @@ mod tests {
             of_rfc3339("2026-11-24T08:00:00Z")
         );
         assert_eq!(of_rfc3339("yesterday"), None);
-    }
-
-    #[test]
-    fn a_derived_id_is_read_as_it_is_shown_and_nothing_else_is_one() {
-        let id = MessageId::Derived {
-            batch: 0xfeed,
-            index: 70,
-        };
-        assert_eq!(derived(&id.to_string()), Some((0xfeed, 70)));
-        let uuid = "0".repeat(28) + "feed";
-        for other in [
-            "order-1".to_owned(),
-            uuid.clone(),
-            format!("{uuid}.+7"),
-            format!("{uuid}.07"),
-            format!("{uuid}.4000000000"),
-            format!("{}.1", uuid.to_uppercase()),
-        ] {
-            assert_eq!(derived(&other), None, "{other}");
-        }
     }
 }

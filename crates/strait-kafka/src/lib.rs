@@ -31,7 +31,8 @@ mod transact;
 mod units;
 
 pub use engine::Kafka;
-pub use options::{GroupProtocol, Options, Secret, Security};
+pub use options::{GroupProtocol, Options, Security};
+pub use strait_core::Secret;
 
 /// What is left of the longest message for its key, its headers and the envelope.
 pub(crate) const HEADROOM: usize = 32 << 10;

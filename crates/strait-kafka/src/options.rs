@@ -5,26 +5,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use rdkafka::ClientConfig;
-use strait_core::{Error, Kind, Result};
+use strait_core::{Error, Kind, Result, Secret};
 
 mod url;
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` out of every output.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
 
 /// How the connection is protected (`security.protocol`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -164,7 +147,8 @@ impl Options {
                 self.mechanism.as_deref().unwrap_or("PLAIN"),
             );
         }
-        let secret = |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.0.clone());
+        let secret =
+            |secret: &Option<Secret>| secret.as_ref().map(|secret| secret.reveal().to_owned());
         let path = |path: &Option<PathBuf>| path.as_ref().map(|path| path.display().to_string());
         let given = [
             ("sasl.username", self.username.clone()),

@@ -9,11 +9,12 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use strait_core::events::{Cursor, KeyVersion, ReadKey, Start};
 use strait_core::{
-    Chunk, Error, Kind, Message, Name, Position, Result, Timestamp, codes, partition_of,
+    Chunk, ChunkBuilder, Error, Kind, Message, Name, Position, Result, Timestamp, codes,
+    partition_of,
 };
 
 use crate::engine::Shared;
-use crate::envelope::Gather;
+use crate::envelope;
 use crate::fault::{closed, coded, fault, no_such_partition, no_such_topic, unavailable};
 use crate::link::Link;
 
@@ -178,7 +179,7 @@ impl Reader {
     }
 
     /// Takes one event of the client.
-    fn poll(&mut self, time: Duration, gather: &mut Gather) -> Result<Polled> {
+    fn poll(&mut self, time: Duration, gather: &mut ChunkBuilder) -> Result<Polled> {
         let message = match self.consumer.poll(time) {
             None => return Ok(Polled::Nothing),
             Some(Ok(message)) => message,
@@ -203,7 +204,7 @@ impl Reader {
         if other || offset < self.next {
             return Ok(Polled::Nothing);
         }
-        gather.push(&message)?;
+        envelope::push(gather, &message)?;
         self.next = offset + 1;
         self.end = self.end.max(self.next);
         Ok(Polled::Message)
@@ -218,7 +219,7 @@ impl Reader {
         alive: &dyn Fn() -> bool,
     ) -> Result<Chunk> {
         let began = Instant::now();
-        let mut gather = Gather::new(self.topic.clone(), self.partition);
+        let mut gather = ChunkBuilder::new(self.topic.clone(), self.partition);
         // A reader that stood at the end does not know whether something came since.
         if self.next >= self.end && cursor.wait.is_zero() {
             self.end = self.edges(shared)?.1;
@@ -233,14 +234,14 @@ impl Reader {
                 cursor.wait
             };
             let left = limit.saturating_sub(began.elapsed());
-            let full = gather.bytes() >= max && gather.len() > 0;
-            if full || !there && gather.len() > 0 || !there && left.is_zero() {
-                return Ok(gather.chunk(self.next));
+            let full = gather.bytes() >= max && !gather.is_empty();
+            if full || !there && !gather.is_empty() || !there && left.is_zero() {
+                return Ok(gather.build(Position::at(self.next)));
             }
             if there && left.is_zero() {
                 return match gather.len() {
                     0 => Err(unavailable(self.what())),
-                    _ => Ok(gather.chunk(self.next)),
+                    _ => Ok(gather.build(Position::at(self.next))),
                 };
             }
             if shared.pulse.is_closed() {
@@ -334,8 +335,8 @@ impl Shared {
         while began.elapsed() < cursor.wait && alive() && !self.pulse.is_closed() {
             std::thread::sleep(LOOK.min(cursor.wait));
         }
-        let gather = Gather::new(cursor.topic.clone(), cursor.partition);
-        Ok(gather.chunk(cursor.position.offset()))
+        let gather = ChunkBuilder::new(cursor.topic.clone(), cursor.partition);
+        Ok(gather.build(cursor.position))
     }
 
     pub(crate) async fn locate(

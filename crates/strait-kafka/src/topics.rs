@@ -158,38 +158,6 @@ fn check_spec(spec: &TopicSpec) -> Result<()> {
     spec.retention.as_ref().map_or(Ok(()), check_retention)
 }
 
-fn differs(
-    topic: &Name,
-    field: &str,
-    has: impl std::fmt::Debug,
-    asked: impl std::fmt::Debug,
-) -> Error {
-    let text = format!(
-        "the topic {topic:?} exists with another {field}: it has {has:?}, asked was {asked:?}"
-    );
-    Error::new(Kind::Conflict, text)
-        .code(codes::TOPIC_EXISTS)
-        .next("declare it as it is, or change it by `alter`")
-}
-
-/// Holds what is asked for against what is there.
-fn same(spec: &TopicSpec, info: &TopicInfo) -> Result<()> {
-    let count = info.partitions.len() as u32;
-    if let Some(asked) = spec.partitions.filter(|asked| *asked != count) {
-        return Err(differs(&spec.name, "number of partitions", count, asked));
-    }
-    if let Some(asked) = spec.retention.filter(|asked| *asked != info.retention) {
-        return Err(differs(&spec.name, "retention", info.retention, asked));
-    }
-    if let Some(asked) = spec
-        .compaction
-        .filter(|asked| Some(*asked) != info.compaction)
-    {
-        return Err(differs(&spec.name, "compaction", info.compaction, asked));
-    }
-    Ok(())
-}
-
 impl Shared {
     pub(crate) fn admin_options(&self) -> AdminOptions {
         let time = self.options.timeout;
@@ -397,7 +365,7 @@ impl Shared {
             Err(error) if error.is(codes::NO_SUCH_TOPIC) => self.create(&spec).await?,
             other => other?,
         };
-        same(&spec, &there)?;
+        spec.hold_against(&there)?;
         Ok(there)
     }
 

@@ -21,6 +21,11 @@ pub(crate) fn settings(topic: &Name) -> String {
     format!("strait:{{{topic}}}:topic")
 }
 
+/// The field of a topic's settings that says up to where retention has removed a stream of it.
+pub(crate) fn trimmed(stream: &str) -> String {
+    format!("trimmed {stream}")
+}
+
 /// Where the answer to an append of this id is remembered, for the topic that was made then.
 pub(crate) fn dedupe(topic: &Name, made: &str, partition: u32, id: &str) -> String {
     format!("strait:{{{topic}}}:id:{made}:{partition}:{id}")

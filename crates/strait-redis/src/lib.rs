@@ -32,4 +32,5 @@ mod topics;
 mod unit;
 
 pub use engine::Redis;
-pub use options::{Options, Secret};
+pub use options::Options;
+pub use strait_core::Secret;

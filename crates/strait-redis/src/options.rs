@@ -1,31 +1,9 @@
 //! How to reach a server: options in code, or in a URL.
 
-use std::fmt;
 use std::time::Duration;
 
 use redis::IntoConnectionInfo;
-use strait_core::{Error, Kind, Result};
-
-/// A text that is never shown.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Keeps `text` out of every output.
-    pub fn new(text: impl Into<String>) -> Self {
-        Secret(text.into())
-    }
-
-    pub(crate) fn reveal(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("***")
-    }
-}
+use strait_core::{Error, Kind, Result, Secret};
 
 /// How to reach a Redis or Valkey server. `Debug` shows no secret.
 ///

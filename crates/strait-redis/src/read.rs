@@ -5,15 +5,15 @@ use std::time::Duration;
 use redis::Value;
 use strait_core::events::{Cursor, KeyVersion, ReadKey, Start};
 use strait_core::{
-    Chunk, Error, Kind, Message, Name, Position, Result, Timestamp, codes, partition_of,
+    Chunk, ChunkBuilder, Error, Kind, Message, Name, Position, Result, Timestamp, codes,
+    partition_of,
 };
 
 use crate::engine::Shared;
-use crate::entry::Gather;
-use crate::fault::{fault, no_such_topic, odd};
-use crate::keys;
-use crate::reply::{bytes, entry, list};
+use crate::fault::{no_such_topic, odd};
+use crate::reply::{self, bytes, list};
 use crate::topics::{Edges, Facts};
+use crate::{entry, keys};
 
 /// Bytes that a scan reads at once.
 const SCAN: usize = 1 << 20;
@@ -46,44 +46,40 @@ impl Shared {
         let mut asked = redis::pipe();
         // One moment for all of it: what is trimmed in between would not be missed.
         asked.atomic();
-        asked.cmd("XINFO").arg("STREAM").arg(&stream);
+        asked.cmd("EXISTS").arg(&stream);
         let trimmed = asked.cmd("HGET").arg(keys::settings(&cursor.topic));
-        trimmed.arg(format!("trimmed {stream}"));
+        trimmed.arg(keys::trimmed(&stream));
         let range = asked.cmd("XRANGE").arg(&stream);
         range.arg(keys::id(cursor.position)).arg("+").arg("COUNT");
         range.arg(facts.entries_in(max_bytes).min(most.max(1)));
-        let answers = self.link.run_each(&what(), &asked, false).await?;
+        let answers = self.link.run_all(&what(), &asked, false).await?;
         let [Value::Array(answers)] = answers.as_slice() else {
             return Err(odd(what()));
         };
-        let [edges, trimmed, entries] = answers.as_slice() else {
+        let [Value::Int(exists), trimmed, entries] = answers.as_slice() else {
             return Err(odd(what()));
         };
-        if let Value::ServerError(error) = edges {
+        if *exists == 0 {
             self.known.forget(&cursor.topic);
-            return Err(match error.details() {
-                Some(text) if text.contains("no such key") => no_such_topic(&cursor.topic),
-                _ => fault(what(), error.clone().into()),
-            });
+            return Err(no_such_topic(&cursor.topic));
         }
         let trimmed = bytes(trimmed).and_then(keys::position);
-        let edges = Edges::read(edges).ok_or_else(|| odd(what()))?;
-        let edges = edges.trimmed_to(trimmed);
-        if edges.misses(cursor.position) {
+        if trimmed.is_some_and(|trimmed| cursor.position <= trimmed) {
+            let edges = self.edges(&cursor.topic, cursor.partition).await?;
             return Err(gone(cursor, edges.start));
         }
         let entries = list(entries).ok_or_else(|| odd(what()))?;
-        let mut gather = Gather::new(cursor.topic.clone(), cursor.partition);
+        let mut gather = ChunkBuilder::new(cursor.topic.clone(), cursor.partition);
         let mut next = cursor.position;
         for (count, value) in entries.iter().enumerate() {
             if count > 0 && gather.bytes() >= max_bytes {
                 facts.saw(count, gather.bytes());
-                return Ok(gather.chunk(next));
+                return Ok(gather.build(next));
             }
-            next = gather.push(value)?.next();
+            next = entry::push(&mut gather, value)?.next();
         }
         facts.saw(entries.len(), gather.bytes());
-        Ok(gather.chunk(next))
+        Ok(gather.build(next))
     }
 
     /// Waits for an entry at a cursor; `false` when none came in its time.
@@ -152,7 +148,7 @@ impl Shared {
             let answer = self.link.run(&what, &asked, false).await?;
             let entries = list(&answer).ok_or_else(|| odd(&what))?;
             let Some(oldest) = entries.last() else { break };
-            let id = entry(oldest).and_then(|(id, _)| keys::position(id));
+            let id = reply::entry(oldest).and_then(|(id, _)| keys::position(id));
             found = id.ok_or_else(|| odd(&what))?;
             left -= (entries.len() as u64).min(left);
             before = format!("({}", keys::id(found));
@@ -249,6 +245,9 @@ impl Shared {
                 Err(error) if error.is(codes::NO_SUCH_TOPIC) => continue,
                 facts => facts?,
             };
+            if !facts.retains {
+                continue;
+            }
             for partition in 0..facts.partitions {
                 let mut invoke = self.scripts.trim.prepare();
                 invoke

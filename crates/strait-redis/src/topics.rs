@@ -33,6 +33,8 @@ const ENTRY: usize = 1024;
 pub(crate) struct Facts {
     pub(crate) partitions: u32,
     pub(crate) window: Duration,
+    /// It has a retention.
+    pub(crate) retains: bool,
     /// When it was made, as the server writes it.
     pub(crate) made: String,
     /// About the bytes of one entry, as it was last seen.
@@ -79,6 +81,12 @@ impl Settings {
             age: millis("retention_ms"),
             window: millis("dedupe_ms").unwrap_or(WINDOW),
         })
+    }
+
+    /// Without what the streams say.
+    fn bare(self, name: &Name) -> TopicInfo {
+        let partitions = vec![PartitionInfo::default(); self.partitions as usize];
+        self.info(name.clone(), partitions)
     }
 
     fn info(self, name: Name, partitions: Vec<PartitionInfo>) -> TopicInfo {
@@ -153,43 +161,6 @@ fn check_spec(spec: &TopicSpec) -> Result<()> {
     spec.retention.as_ref().map_or(Ok(()), check_retention)
 }
 
-fn differs(
-    topic: &Name,
-    field: &str,
-    has: impl std::fmt::Debug,
-    asked: impl std::fmt::Debug,
-) -> Error {
-    let text = format!(
-        "the topic {topic:?} exists with another {field}: it has {has:?}, asked was {asked:?}"
-    );
-    Error::new(Kind::Conflict, text)
-        .code(codes::TOPIC_EXISTS)
-        .next("declare it as it is, or change it by `alter`")
-}
-
-/// Holds what is asked for against what is there.
-fn same(spec: &TopicSpec, has: &Settings) -> Result<()> {
-    if let Some(asked) = spec.partitions.filter(|asked| *asked != has.partitions) {
-        return Err(differs(
-            &spec.name,
-            "number of partitions",
-            has.partitions,
-            asked,
-        ));
-    }
-    let retention = Retention {
-        age: has.age,
-        bytes: None,
-    };
-    if let Some(asked) = spec.retention.filter(|asked| *asked != retention) {
-        return Err(differs(&spec.name, "retention", retention, asked));
-    }
-    if let Some(asked) = spec.dedupe_window.filter(|asked| *asked != has.window) {
-        return Err(differs(&spec.name, "dedupe window", has.window, asked));
-    }
-    Ok(())
-}
-
 impl Shared {
     /// What has to be known of a topic: asked of the server when it is not known, or too long ago.
     pub(crate) async fn facts(&self, topic: &Name) -> Result<Arc<Facts>> {
@@ -200,6 +171,7 @@ impl Shared {
         let facts = Arc::new(Facts {
             partitions: settings.partitions,
             window: settings.window,
+            retains: settings.age.is_some(),
             made: self.made(topic).await?,
             entry: AtomicUsize::new(ENTRY),
         });
@@ -259,12 +231,13 @@ impl Shared {
         match self.settings(topic).await {
             Ok(has) => {
                 // A stream of another program becomes a topic with more partitions only by `alter`.
-                same(&spec, &has)?;
+                spec.hold_against(&has.bare(topic))?;
             }
             Err(error) if error.is(codes::NO_SUCH_TOPIC) => {
                 self.store(topic, wanted, 0, "declaring").await?;
                 // Somebody else may have been quicker.
-                same(&spec, &self.settings(topic).await?)?;
+                let has = self.settings(topic).await?;
+                spec.hold_against(&has.bare(topic))?;
             }
             Err(error) => return Err(error),
         }
@@ -405,8 +378,6 @@ pub(crate) struct Edges {
     pub(crate) len: u64,
     /// Entries that were ever added.
     pub(crate) added: u64,
-    /// Everything before `start` that was there is gone.
-    trimmed: Option<Position>,
 }
 
 impl Edges {
@@ -420,29 +391,12 @@ impl Edges {
         };
         let first = field(value, "first-entry").and_then(|entry| id(list(entry)?.first()?));
         let start = first.unwrap_or(end);
-        let deleted = field(value, "max-deleted-entry-id").and_then(id);
-        let deleted = deleted.filter(|deleted| *deleted != Position::default());
         Some(Edges {
             start,
             end,
             len: number(field(value, "length")?)? as u64,
             added: number(field(value, "entries-added")?)? as u64,
-            // Where one behind the first was deleted, nothing is known of those before it.
-            trimmed: deleted.filter(|deleted| *deleted < start),
         })
-    }
-
-    /// With what retention has removed up to and with this position.
-    pub(crate) fn trimmed_to(self, trimmed: Option<Position>) -> Self {
-        Edges {
-            trimmed: self.trimmed.max(trimmed),
-            ..self
-        }
-    }
-
-    /// True when messages from there on were removed.
-    pub(crate) fn misses(&self, position: Position) -> bool {
-        self.trimmed.is_some_and(|trimmed| position <= trimmed)
     }
 }
 

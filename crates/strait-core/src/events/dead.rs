@@ -1,5 +1,6 @@
 //! Dead letters: messages that a group gave up, what may be done with them, and the fingerprint of their errors.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -88,6 +89,31 @@ impl DeadFilter {
         }
     }
 
+    /// True when it picks this one.
+    pub fn picks(&self, letter: &DeadLetter) -> bool {
+        let DeadFilter {
+            numbers,
+            partition,
+            key,
+            fingerprint,
+            reason,
+            died_after,
+            died_before,
+            min_attempts,
+        } = self;
+        let of = |list: &Vec<u64>| list.contains(&letter.number);
+        let said = |text: &String| letter.reason.contains(text.as_str());
+        let record = letter.message.record();
+        numbers.as_ref().is_none_or(of)
+            && partition.is_none_or(|partition| letter.message.partition() == partition)
+            && key.as_ref().is_none_or(|key| record.key() == Some(key))
+            && fingerprint.is_none_or(|fingerprint| letter.fingerprint == fingerprint)
+            && reason.as_ref().is_none_or(said)
+            && died_after.is_none_or(|after| letter.died >= after)
+            && died_before.is_none_or(|before| letter.died < before)
+            && min_attempts.is_none_or(|attempts| letter.attempts >= attempts)
+    }
+
     /// Refuses what can fit no dead letter because it contradicts itself: an empty span of time.
     ///
     /// # Errors
@@ -120,6 +146,35 @@ pub struct DeadSummary {
     pub last_died: Timestamp,
     /// How many different keys they have; those without a key are not counted.
     pub keys: u64,
+}
+
+impl DeadSummary {
+    /// Counts dead letters, given by number, by the fingerprint of their reason; the most frequent first.
+    pub fn of<'a>(letters: impl IntoIterator<Item = &'a DeadLetter>) -> Vec<DeadSummary> {
+        let mut by: BTreeMap<ErrorFingerprint, (DeadSummary, BTreeSet<Vec<u8>>)> = BTreeMap::new();
+        for letter in letters {
+            let (summary, keys) = by.entry(letter.fingerprint).or_insert_with(|| {
+                let summary = DeadSummary {
+                    fingerprint: letter.fingerprint,
+                    count: 0,
+                    example: letter.reason.clone(),
+                    first_died: letter.died,
+                    last_died: letter.died,
+                    keys: 0,
+                };
+                (summary, BTreeSet::new())
+            });
+            summary.count += 1;
+            summary.example = letter.reason.clone();
+            summary.first_died = summary.first_died.min(letter.died);
+            summary.last_died = summary.last_died.max(letter.died);
+            keys.extend(letter.message.record().key().map(<[u8]>::to_vec));
+            summary.keys = keys.len() as u64;
+        }
+        let mut all: Vec<DeadSummary> = by.into_values().map(|(summary, _)| summary).collect();
+        all.sort_by_key(|summary| std::cmp::Reverse(summary.count));
+        all
+    }
 }
 
 /// Changes a dead letter, or takes the change back.

@@ -161,3 +161,23 @@ fn limits_and_headers_are_refused_before_anything_is_sent() {
         pushed
     );
 }
+
+#[test]
+fn a_derived_id_is_read_as_it_is_shown_and_nothing_else_is_one() {
+    let id = MessageId::Derived {
+        batch: 0xfeed,
+        index: 70,
+    };
+    assert_eq!(MessageId::read_derived(&id.to_string()), Some((0xfeed, 70)));
+    let uuid = "0".repeat(28) + "feed";
+    for other in [
+        "order-1".to_owned(),
+        uuid.clone(),
+        format!("{uuid}.+7"),
+        format!("{uuid}.07"),
+        format!("{uuid}.4000000000"),
+        format!("{}.1", uuid.to_uppercase()),
+    ] {
+        assert_eq!(MessageId::read_derived(&other), None, "{other}");
+    }
+}

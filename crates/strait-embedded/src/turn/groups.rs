@@ -266,21 +266,11 @@ impl Turn<'_> {
 }
 
 fn check_spec(spec: &GroupSpec) -> Result<()> {
-    let fault = if spec.max_attempts == 0 {
-        "max_attempts is 0: a message could never be handled"
-    } else if spec.lease.is_zero() {
-        "the lease is 0: every message would be lost at once"
-    } else if spec.gap == 0 {
-        "the gap is 0: no message could be out"
-    } else if spec.after_dead == AfterDead::HoldKey && spec.order == Order::Free {
+    spec.check()?;
+    if spec.after_dead == AfterDead::HoldKey && spec.order == Order::Free {
         return Err(hold_needs_order(&spec.group, &spec.topic));
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        Kind::Rejected,
-        format!("group `{}`: {fault}", spec.group),
-    ))
+    }
+    Ok(())
 }
 
 /// What holds of what members declare and an operator set must make sense together.

@@ -16,8 +16,7 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::types::RDKafkaRespErr;
 use strait_core::events::{AfterDead, GroupSpec, Start};
 use strait_core::{
-    Abandoned, Arrival, Chunk, Consumer, Error, Fence, Kind, Position, Result, Shard, Timestamp,
-    Verdict,
+    Abandoned, Arrival, Chunk, Consumer, Error, Fence, Position, Result, Shard, Timestamp, Verdict,
 };
 use strait_member::Window;
 use tokio::sync::oneshot;
@@ -343,24 +342,14 @@ impl Abandoned for Home {
 }
 
 fn check(spec: &GroupSpec) -> Result<()> {
-    let fault = if spec.max_attempts == 0 {
-        "max_attempts is 0: a message could never be handled"
-    } else if spec.lease.is_zero() {
-        "the lease is 0: every message would be lost at once"
-    } else if spec.gap == 0 {
-        "the gap is 0: no message could be out"
-    } else if spec.after_dead == AfterDead::HoldKey {
-        return Err(Error::unsupported(
+    spec.check()?;
+    match spec.after_dead {
+        AfterDead::Continue => Ok(()),
+        AfterDead::HoldKey => Err(Error::unsupported(
             "on Kafka a dead letter cannot hold its key",
             "let keys go on after a dead letter (continue), or use the embedded engine",
-        ));
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        Kind::Rejected,
-        format!("group `{}`: {fault}", spec.group),
-    ))
+        )),
+    }
 }
 
 /// An id of a member, unique among those of this process and, but for a clock that was set back, of others.

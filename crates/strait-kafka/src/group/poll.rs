@@ -9,13 +9,13 @@ use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::RDKafkaErrorCode as Code;
 use rdkafka::{Message as _, Offset, TopicPartitionList};
 use strait_core::events::GroupSpec;
-use strait_core::{Arrival, Error, Kind, Result, Shard, Timestamp, codes};
+use strait_core::{Arrival, ChunkBuilder, Error, Kind, Position, Result, Shard, Timestamp, codes};
 use strait_member::{Kept, Rules};
 
 use super::commit::{Begun, Part, Work};
 use super::{Member, MemberLink, Move, Owned, Queued, Rebalance, answer, kept};
 use crate::dead;
-use crate::envelope::Gather;
+use crate::envelope;
 use crate::fault::{fault, unavailable};
 
 /// How long one poll waits for a message.
@@ -48,7 +48,7 @@ struct Giving {
 struct Thread {
     member: Arc<Member>,
     consumer: Client,
-    gathers: HashMap<Shard, (Gather, u64)>,
+    gathers: HashMap<Shard, (ChunkBuilder, u64)>,
     giving: Vec<Giving>,
     /// When the dead letters were counted last.
     counted: Instant,
@@ -202,8 +202,9 @@ impl Thread {
             let shard = message.partition() as Shard;
             let topic = &self.member.spec.topic;
             let entry = self.gathers.entry(shard);
-            let (gather, next) = entry.or_insert_with(|| (Gather::new(topic.clone(), shard), 0));
-            gather.push(&message)?;
+            let (gather, next) =
+                entry.or_insert_with(|| (ChunkBuilder::new(topic.clone(), shard), 0));
+            envelope::push(gather, &message)?;
             *next = message.offset() as u64 + 1;
             if gather.bytes() >= CHUNK {
                 return Ok(());
@@ -236,7 +237,7 @@ impl Thread {
         let (mut stop, mut go) = (TopicPartitionList::new(), TopicPartitionList::new());
         for (shard, (gather, next)) in self.gathers.drain() {
             if let Some(owned) = inner.shards.get_mut(&shard).filter(|owned| !owned.revoking) {
-                let chunk = gather.chunk(next);
+                let chunk = gather.build(Position::at(next));
                 owned.backlog_len += chunk.len();
                 owned.backlog.push_back(chunk);
             }

@@ -2,9 +2,9 @@
 
 use std::time::Duration;
 
-use strait_core::{Error, Kind, Result};
+use strait_core::{Error, Kind, Result, Secret};
 
-use super::{GroupProtocol, Options, Secret, Security};
+use super::{GroupProtocol, Options, Security};
 
 const PORT: &str = "9092";
 

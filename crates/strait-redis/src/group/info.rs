@@ -8,12 +8,11 @@ use strait_core::events::{
     DeadFilter, DeadLetter, DeadSummary, ErrorFingerprint, GroupInfo, MemberInfo, Overrides,
     RemoveDead, Seek, ShardInfo, Stuck, StuckOn, Waits,
 };
-use strait_core::{Error, Kind, Name, Position, Result, Timestamp, codes};
+use strait_core::{ChunkBuilder, Error, Kind, Name, Position, Result, Timestamp, codes};
 use strait_member::{Again, Stands};
 
 use super::{rules, steps};
 use crate::engine::Shared;
-use crate::entry::Gather;
 use crate::fault::odd;
 use crate::keys::{self, GroupKeys};
 use crate::reply::{bytes, entry, list, number, text};
@@ -36,6 +35,41 @@ fn no_such_group(group: &Name, topic: &Name) -> Error {
 fn live(group: &Name, what: &str) -> Error {
     let text = format!("the group {group} has live members: {what}");
     Error::new(Kind::Conflict, text).next("stop them first, or force it")
+}
+
+/// Asks for everything of a group: itself, its members, their names, its dead letters, then of each partition its marks, what comes
+/// again, and the stream.
+fn everything(keys: &GroupKeys, topic: &Name, partitions: u32) -> redis::Pipeline {
+    let mut asked = redis::pipe();
+    let group = asked.cmd("HMGET").arg(&keys.group);
+    group.arg(&["declared", "dead_bytes"]);
+    asked.cmd("ZRANGE").arg(&keys.members).arg(0).arg(-1);
+    asked.cmd("HGETALL").arg(&keys.names);
+    asked.cmd("XLEN").arg(&keys.dead);
+    for partition in 0..partitions {
+        let shard = asked.cmd("HMGET").arg(keys.shard(partition));
+        shard.arg(&["low", "owner", "before", "done"]);
+        asked.cmd("HGETALL").arg(keys.again(partition));
+        let stream = asked.cmd("XINFO").arg("STREAM");
+        stream.arg(keys::stream(topic, partition));
+    }
+    asked
+}
+
+/// Members by their ids as texts.
+fn members(ids: &Value, names: &Value) -> BTreeMap<String, MemberInfo> {
+    let names: BTreeMap<&str, &str> = list(names)
+        .unwrap_or_default()
+        .chunks_exact(2)
+        .filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
+        .collect();
+    let ids = list(ids).unwrap_or_default().iter().filter_map(text);
+    let member = |id: &str| MemberInfo {
+        name: names.get(id).copied().unwrap_or_default().to_owned(),
+        consumer: u64::from_str_radix(id, 16).unwrap_or_default(),
+        shards: Vec::new(),
+    };
+    ids.map(|id| (id.to_owned(), member(id))).collect()
 }
 
 impl Shared {
@@ -70,56 +104,16 @@ impl Shared {
         let what = format!("looking at the group {group:?}");
         let facts = self.facts(topic).await?;
         let keys = GroupKeys::new(group, topic);
-        let mut asked = redis::pipe();
-        asked
-            .cmd("HMGET")
-            .arg(&keys.group)
-            .arg("declared")
-            .arg("dead_bytes");
-        asked.cmd("ZRANGE").arg(&keys.members).arg(0).arg(-1);
-        asked.cmd("HGETALL").arg(&keys.names);
-        asked.cmd("XLEN").arg(&keys.dead);
-        for partition in 0..facts.partitions {
-            let shard = asked.cmd("HMGET").arg(keys.shard(partition));
-            shard
-                .arg("low")
-                .arg("owner")
-                .arg("before")
-                .arg("done")
-                .arg("until");
-            asked.cmd("HGETALL").arg(keys.again(partition));
-            asked
-                .cmd("XINFO")
-                .arg("STREAM")
-                .arg(keys::stream(topic, partition));
-        }
-        asked.cmd("TIME");
+        let asked = everything(&keys, topic, facts.partitions);
         let answers = self.link.run_all(&what, &asked, false).await?;
         let stored = answers.first().and_then(list).unwrap_or_default();
         let declared = stored.first().and_then(text).and_then(rules);
         let declared = declared.ok_or_else(|| no_such_group(group, topic))?;
-        let names: BTreeMap<&str, &str> = list(&answers[2])
-            .unwrap_or_default()
-            .chunks_exact(2)
-            .filter_map(|pair| Some((text(&pair[0])?, text(&pair[1])?)))
-            .collect();
-        let mut members: BTreeMap<String, MemberInfo> = BTreeMap::new();
-        for id in list(&answers[1])
-            .unwrap_or_default()
-            .iter()
-            .filter_map(text)
-        {
-            let info = MemberInfo {
-                name: names.get(id).copied().unwrap_or_default().to_owned(),
-                consumer: u64::from_str_radix(id, 16).unwrap_or_default(),
-                shards: Vec::new(),
-            };
-            members.insert(id.to_owned(), info);
-        }
+        let mut members = members(&answers[1], &answers[2]);
         let dead = answers.get(3).and_then(number).unwrap_or_default() as u64;
         let stands = self.stands(group, topic);
         let mut shards = Vec::new();
-        for (partition, answer) in (0..).zip(answers[4..answers.len() - 1].chunks_exact(3)) {
+        for (partition, answer) in (0..).zip(answers[4..].chunks_exact(3)) {
             let owner = list(&answer[0]).and_then(|marks| text(marks.get(1)?));
             if let Some(member) = owner.and_then(|owner| members.get_mut(owner)) {
                 member.shards.push(partition);
@@ -345,6 +339,10 @@ impl Shared {
             .numbers
             .as_ref()
             .map(|numbers| numbers.iter().copied().collect());
+        let rest = DeadFilter {
+            numbers: None,
+            ..filter.clone()
+        };
         let keys = GroupKeys::new(group, topic);
         let (mut next, mut found) = (from, Vec::new());
         while found.len() < limit {
@@ -360,10 +358,10 @@ impl Shared {
             for value in entries {
                 let (letter, bytes) = letter(value, topic)?;
                 next = letter.number + 1;
-                let fits = wanted
+                let numbered = wanted
                     .as_ref()
-                    .is_none_or(|wanted| wanted.contains(&letter.number))
-                    && fits(&letter, filter);
+                    .is_none_or(|wanted| wanted.contains(&letter.number));
+                let fits = numbered && rest.picks(&letter);
                 if fits && found.len() < limit {
                     found.push((letter, bytes));
                 }
@@ -384,37 +382,7 @@ impl Shared {
         let all = self
             .dead_letters(group, topic, filter, 0, usize::MAX)
             .await?;
-        let mut by_error: BTreeMap<u64, (DeadSummary, HashSet<Vec<u8>>)> = BTreeMap::new();
-        for letter in all {
-            let (summary, of_keys) =
-                by_error
-                    .entry(letter.fingerprint.number())
-                    .or_insert_with(|| {
-                        let summary = DeadSummary {
-                            fingerprint: letter.fingerprint,
-                            count: 0,
-                            example: letter.reason.clone(),
-                            first_died: letter.died,
-                            last_died: letter.died,
-                            keys: 0,
-                        };
-                        (summary, HashSet::new())
-                    });
-            summary.count += 1;
-            summary.example = letter.reason.clone();
-            summary.first_died = summary.first_died.min(letter.died);
-            summary.last_died = summary.last_died.max(letter.died);
-            of_keys.extend(letter.message.record().key().map(<[u8]>::to_vec));
-        }
-        let mut all: Vec<DeadSummary> = by_error
-            .into_values()
-            .map(|(summary, of_keys)| DeadSummary {
-                keys: of_keys.len() as u64,
-                ..summary
-            })
-            .collect();
-        all.sort_by_key(|summary| std::cmp::Reverse(summary.count));
-        Ok(all)
+        Ok(DeadSummary::of(&all))
     }
 
     pub(crate) async fn remove_dead(&self, remove: RemoveDead) -> Result<u64> {
@@ -490,30 +458,6 @@ fn stuck(stands: &Stands, again: Option<&Again>) -> Option<Stuck> {
     })
 }
 
-fn fits(letter: &DeadLetter, filter: &DeadFilter) -> bool {
-    let DeadFilter {
-        numbers: _,
-        partition,
-        key,
-        fingerprint,
-        reason,
-        died_after,
-        died_before,
-        min_attempts,
-    } = filter;
-    partition.is_none_or(|partition| letter.message.partition() == partition)
-        && key
-            .as_ref()
-            .is_none_or(|key| letter.message.record().key() == Some(key))
-        && fingerprint.is_none_or(|fingerprint| letter.fingerprint == fingerprint)
-        && reason
-            .as_ref()
-            .is_none_or(|reason| letter.reason.contains(reason.as_str()))
-        && died_after.is_none_or(|after| letter.died >= after)
-        && died_before.is_none_or(|before| letter.died < before)
-        && min_attempts.is_none_or(|attempts| letter.attempts >= attempts)
-}
-
 /// Reads what the script of a unit has stored.
 fn letter(value: &Value, topic: &Name) -> Result<(DeadLetter, usize)> {
     let what = || odd("reading a dead letter");
@@ -541,9 +485,9 @@ fn letter(value: &Value, topic: &Name) -> Result<(DeadLetter, usize)> {
         Value::BulkString(keys::id(position).into_bytes()),
         Value::Array(fields),
     ]);
-    let mut gather = Gather::new(topic.clone(), partition);
-    gather.push(&value)?;
-    let chunk = gather.chunk(position.next());
+    let mut chunk = ChunkBuilder::new(topic.clone(), partition);
+    crate::entry::push(&mut chunk, &value)?;
+    let chunk = chunk.build(position.next());
     let message = chunk
         .iter()
         .next()

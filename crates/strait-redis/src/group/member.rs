@@ -73,6 +73,8 @@ struct Owned {
     epoch: u64,
     /// Grows whenever messages are sent back: what was taken before may have to wait for them.
     turn: u64,
+    /// The last read found nothing behind what was read: the tail tells when there is more.
+    dry: bool,
     revoking: Option<Instant>,
     handed_back: bool,
 }
@@ -264,6 +266,7 @@ impl Member {
                     Err(error) => self.silent(&error),
                 }
                 next_beat = Instant::now() + BEAT;
+                self.wet();
             }
             let read = self.read_ahead().await.unwrap_or(false);
             let given = self.give().await;
@@ -290,6 +293,7 @@ impl Member {
             };
             if woke {
                 waiting = None;
+                self.wet();
             }
         }
         self.end().await;
@@ -354,7 +358,9 @@ fn disarm(arrival: Arrival) -> Vec<Fence> {
 impl Inner {
     /// Nothing is on its way that could change what goes out next.
     fn may_give(&self) -> bool {
-        self.dying == 0 && !self.hurry && self.returned.is_empty() && self.abandoned.is_empty()
+        let waits = !self.arrivals.is_empty() || self.dying > 0 || self.hurry;
+        let comes_back = !self.returned.is_empty() || !self.abandoned.is_empty();
+        !waits && !comes_back && !self.full
     }
 
     pub(super) fn arrive(&mut self, arrival: Arrival) {

@@ -13,7 +13,7 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use strait_core::events::{AfterDead, GroupRules, GroupSpec, Order, Start};
-use strait_core::{Consumer, Error, Kind, Name, Position, Result};
+use strait_core::{Consumer, Error, Name, Position, Result};
 
 use crate::engine::Shared;
 use crate::keys::{self, GroupKeys};
@@ -52,24 +52,14 @@ impl Members {
 }
 
 fn check(spec: &GroupSpec) -> Result<()> {
-    let fault = if spec.max_attempts == 0 {
-        "max_attempts is 0: a message could never be handled"
-    } else if spec.lease.is_zero() {
-        "the lease is 0: every message would be lost at once"
-    } else if spec.gap == 0 {
-        "the gap is 0: no message could be out"
-    } else if spec.after_dead == AfterDead::HoldKey {
-        return Err(Error::unsupported(
+    spec.check()?;
+    match spec.after_dead {
+        AfterDead::Continue => Ok(()),
+        AfterDead::HoldKey => Err(Error::unsupported(
             "on Redis a dead letter cannot hold its key",
             "let keys go on after a dead letter (continue), or use the embedded engine",
-        ));
-    } else {
-        return Ok(());
-    };
-    Err(Error::new(
-        Kind::Rejected,
-        format!("group `{}`: {fault}", spec.group),
-    ))
+        )),
+    }
 }
 
 /// What a member declares, as it is stored.

@@ -4,8 +4,8 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use strait_core::events::Cursor;
-use strait_core::{Abandoned, Effect, Position, Result, Shard, Timestamp, Verdict};
-use strait_member::Window;
+use strait_core::{Abandoned, Position, Result, Shard, Timestamp, Verdict};
+use strait_member::{Taken, Window};
 
 use super::{BEAT, Home, Member, Owned, Queued, Waiting, disarm};
 use crate::group::steps::{self, Ending, put_shards};
@@ -50,7 +50,7 @@ impl Member {
         self.store(endings).await;
     }
 
-    /// Stores what has no caller: where that fails now, it is tried again when its lease ends again.
+    /// Stores what has no caller.
     pub(super) async fn store(&self, endings: Vec<Ending>) {
         for ending in endings {
             let mut invoke = self.shared.scripts.unit.prepare();
@@ -66,16 +66,12 @@ impl Member {
                 .map(|answer| list(answer).and_then(|a| text(a.first()?)))
             {
                 Ok(Some("applied")) => ending.applied(),
-                Ok(Some("fenced")) => {
+                // Another member's, or nobody knows: what the server has of it is read again, under a new token. Asked twice, it
+                // could be stored twice.
+                _ => {
                     ending.back();
                     ending.lost();
                 }
-                // What the server has of it is read again, under a new token: asked twice, it would be stored twice.
-                Err(error) if error.effect() == Effect::Unknown => {
-                    ending.back();
-                    ending.lost();
-                }
-                _ => ending.back(),
             }
         }
     }
@@ -87,7 +83,8 @@ impl Member {
             let inner = self.inner.lock();
             let thirsty = |owned: &Owned| {
                 let room = owned.window.room();
-                owned.revoking.is_none()
+                !owned.dry
+                    && owned.revoking.is_none()
                     && room > 0
                     && owned.window.stands().unsettled < AHEAD_MESSAGES
             };
@@ -122,11 +119,22 @@ impl Member {
                 Err(error) => return Err(error),
             };
             came |= !chunk.is_empty();
+            let dry = chunk.is_empty();
             self.with(shard, |now, window| {
                 (now == epoch).then(|| window.offer(chunk))
             });
+            if let Some(owned) = self.inner.lock().shards.get_mut(&shard) {
+                owned.dry = dry;
+            }
         }
         Ok(came)
+    }
+
+    /// There may be more behind what was read.
+    pub(super) fn wet(&self) {
+        let mut inner = self.inner.lock();
+        let shards = inner.shards.values_mut();
+        shards.for_each(|owned| owned.dry = false);
     }
 
     /// Waits at the ends of the shards, until something is there.
@@ -191,77 +199,59 @@ impl Member {
         pause
     }
 
+    /// What the source asked for, where something may go out: its shard, that one's token and turn, and the messages.
+    fn next(self: &Arc<Self>) -> Option<(Shard, u64, u64, Taken)> {
+        let home: Arc<dyn Abandoned> = Arc::new(Home(Arc::downgrade(self)));
+        let mut inner = self.inner.lock();
+        let (items, bytes) = inner.wanted.filter(|_| inner.may_give())?;
+        let (now, wall, turn) = (self.now(), Timestamp::now(), inner.turn);
+        let after = inner.shards.range(turn + 1..);
+        let order = after.chain(inner.shards.range(..=turn));
+        let order: Vec<Shard> = order.map(|(shard, _)| *shard).collect();
+        order.into_iter().find_map(|shard| {
+            let owned = inner.shards.get_mut(&shard)?;
+            let taken = owned.window.take(now, wall, items, bytes, &home)?;
+            let (epoch, turned) = (owned.epoch, owned.turn);
+            inner.turn = shard;
+            Some((shard, epoch, turned, taken))
+        })
+    }
+
     /// Grants the source what it asked for; `true` when something went out.
     pub(super) async fn give(self: &Arc<Self>) -> bool {
-        let home: Arc<dyn Abandoned> = Arc::new(Home(Arc::downgrade(self)));
-        let taken = {
-            let mut inner = self.inner.lock();
-            let Some((items, bytes)) = inner.wanted.filter(|_| inner.may_give()) else {
-                return false;
-            };
-            if !inner.arrivals.is_empty() {
-                return false;
-            }
-            let (now, wall, turn, full) = (self.now(), Timestamp::now(), inner.turn, inner.full);
-            let order: Vec<Shard> = inner
-                .shards
-                .range(turn + 1..)
-                .chain(inner.shards.range(..=turn))
-                .map(|(s, _)| *s)
-                .collect();
-            order.into_iter().find_map(|shard| {
-                let owned = inner.shards.get_mut(&shard)?;
-                if full {
-                    return None;
-                }
-                let taken = owned.window.take(now, wall, items, bytes, &home)?;
-                let (epoch, turned) = (owned.epoch, owned.turn);
-                inner.turn = shard;
-                Some((shard, epoch, turned, taken))
-            })
-        };
-        let Some((shard, epoch, turned, taken)) = taken else {
+        let Some((shard, epoch, turned, taken)) = self.next() else {
             return false;
         };
         let mut invoke = self.shared.scripts.grant.prepare();
         invoke
             .key(self.keys.shard(shard))
             .key(self.keys.again(shard));
-        invoke
-            .arg(epoch as i64)
-            .arg(taken.grant.out.map(keys::id).unwrap_or_default());
+        invoke.arg(epoch as i64);
+        invoke.arg(taken.grant.out.map(keys::id).unwrap_or_default());
         for again in &taken.grant.again {
             invoke
                 .arg(keys::id(again.position))
                 .arg(steps::known(again));
         }
-        let granted = self
-            .shared
-            .script("granting messages of a group", &invoke, true)
-            .await;
-        match granted.as_ref().map(number) {
-            Ok(Some(1)) => {
-                let mut inner = self.inner.lock();
-                let owned = inner.shards.get(&shard);
-                if owned.is_none_or(|owned| owned.turn != turned || owned.handed_back) {
-                    inner.returned.extend(disarm(taken.arrival));
-                    return true;
-                }
-                inner.wanted = None;
-                inner.queue(Queued {
-                    of: Some((shard, turned)),
-                    arrival: taken.arrival,
-                });
-            }
-            Ok(_) => {
-                disarm(taken.arrival);
-                self.lost(shard, epoch);
-            }
-            Err(_) => {
-                let back = disarm(taken.arrival);
-                self.inner.lock().returned.extend(back);
-            }
+        let what = "granting messages of a group";
+        let granted = self.shared.script(what, &invoke, true).await;
+        if granted.as_ref().ok().and_then(number) != Some(1) {
+            // Another member's, or nobody knows: what the server has of it is read again, under a new token.
+            disarm(taken.arrival);
+            self.lost(shard, epoch);
+            return true;
         }
+        let mut inner = self.inner.lock();
+        let owned = inner.shards.get(&shard);
+        if owned.is_none_or(|owned| owned.turn != turned || owned.handed_back) {
+            inner.returned.extend(disarm(taken.arrival));
+            return true;
+        }
+        inner.wanted = None;
+        inner.queue(Queued {
+            of: Some((shard, turned)),
+            arrival: taken.arrival,
+        });
         true
     }
 }

@@ -221,6 +221,7 @@ impl Member {
             window,
             epoch,
             turn: 0,
+            dry: false,
             revoking: None,
             handed_back: false,
         };
