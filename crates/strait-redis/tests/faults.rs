@@ -3,6 +3,7 @@
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used)]
 
+use std::collections::BTreeMap;
 use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
@@ -11,8 +12,11 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 use strait_conformance::Proxy;
-use strait_core::events::{Append, Cursor, Durability, Events, Expected, TopicSpec};
-use strait_core::{Engine, Error, Health, Kind, Name, NewRecord, Position, Records, Result, codes};
+use strait_core::events::{Append, Cursor, Durability, Events, Expected, GroupSpec, TopicSpec};
+use strait_core::{
+    Arrival, Consumer, Engine, Error, Health, Kind, Name, NewRecord, Outcome, Position, Records,
+    Result, Unit, Verdict, codes,
+};
 use strait_redis::{Options, Redis};
 use tokio::sync::watch;
 
@@ -528,5 +532,143 @@ async fn what_retention_removed_is_told_to_who_comes_for_it() {
     };
     let error = tokio::time::timeout(PATIENCE, gone).await.unwrap();
     assert!(error.is(codes::OFFSET_GONE), "{error:?}");
+    redis.close(PATIENCE).await;
+}
+
+/// A member that settles whatever comes, until each of these bodies was; gives how often each was.
+async fn settle_all(
+    redis: &Redis,
+    consumer: &mut Consumer,
+    wanted: usize,
+) -> BTreeMap<String, u32> {
+    let mut settled: BTreeMap<String, u32> = BTreeMap::new();
+    while settled.len() < wanted {
+        let next = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20)).await;
+        let next = next.unwrap_or_else(|_| panic!("{} of {wanted} came", settled.len()));
+        let (bodies, receipts) = match next.unwrap() {
+            Arrival::Run(chunk, receipt) => (chunk.iter().map(body).collect(), vec![receipt]),
+            Arrival::Each(deliveries) => {
+                let bodies = deliveries.iter().map(|d| text(d.message.record().body()));
+                let bodies: Vec<String> = bodies.collect();
+                (bodies, deliveries.into_iter().map(|d| d.receipt).collect())
+            }
+            _ => continue,
+        };
+        let mut unit = Unit::default();
+        unit.settle
+            .extend(receipts.into_iter().map(|receipt| (receipt, Verdict::Done)));
+        if let Some(Outcome::Applied(_)) = redis.commit(vec![unit]).await.pop() {
+            bodies
+                .into_iter()
+                .for_each(|body| *settled.entry(body).or_default() += 1);
+        }
+    }
+    settled
+}
+
+fn text(body: &[u8]) -> String {
+    String::from_utf8_lossy(body).into_owned()
+}
+
+fn body(item: strait_core::Item<'_>) -> String {
+    text(item.record().body())
+}
+
+async fn join(redis: &Redis) -> Consumer {
+    let group = GroupSpec::new("billing".parse().unwrap(), topic());
+    lane(redis).join(group).await.unwrap()
+}
+
+/// Appends this body until it is acknowledged: once where the server answers, maybe more often where it does not.
+async fn insist(redis: &Redis, body: &str) {
+    while append(redis, body).await.is_err() {
+        until(redis, |health| *health == Health::Up).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_group_goes_on_after_three_kills_and_settles_nothing_twice() {
+    let Some(mut server) = Server::start(&[]) else {
+        return;
+    };
+    let redis = server.open().await;
+    declare(&redis).await;
+    let mut consumer = join(&redis).await;
+    let mut all: BTreeMap<String, u32> = BTreeMap::new();
+    let mut count = |settled: BTreeMap<String, u32>| {
+        for (body, times) in settled {
+            *all.entry(body).or_default() += times;
+        }
+    };
+    for round in 0..4 {
+        for number in 0..100 {
+            insist(&redis, &format!("{round}.{number}")).await;
+        }
+        count(settle_all(&redis, &mut consumer, 100).await);
+        if round < 3 {
+            // What is behind it comes while the server is away.
+            insist(&redis, &format!("{round}.last")).await;
+            server.kill();
+            until(&redis, |health| matches!(health, Health::Down(_))).await;
+            server.restart();
+            until(&redis, |health| *health == Health::Up).await;
+            count(settle_all(&redis, &mut consumer, 1).await);
+        }
+    }
+    assert_eq!(all.len(), 403);
+    let twice: Vec<_> = all.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
+    redis.close(PATIENCE).await;
+}
+
+/// A connection that is cut while receipts are out, shorter than a session lasts: no receipt settles another message.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_short_cut_makes_no_receipt_valid_for_another_message() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let proxy = Proxy::to(([127, 0, 0, 1], server.port).into()).unwrap();
+    let mut options = server.options();
+    options.port = proxy.address().port();
+    let redis = Redis::open(options).await.unwrap();
+    declare(&redis).await;
+    let mut consumer = join(&redis).await;
+    let mut settled: BTreeMap<String, u32> = BTreeMap::new();
+    for round in 0..5 {
+        for number in 0..20 {
+            insist(&redis, &format!("{round}.{number}")).await;
+        }
+        let held = loop {
+            let next = tokio::time::timeout(PATIENCE, consumer.next(3, 1 << 20)).await;
+            match next.unwrap().unwrap() {
+                Arrival::Run(chunk, receipt) => break (chunk.iter().map(body).collect(), receipt),
+                Arrival::Each(mut deliveries) => {
+                    let first = deliveries.remove(0);
+                    break (vec![text(first.message.record().body())], first.receipt);
+                }
+                _ => {}
+            }
+        };
+        proxy.reset();
+        let (bodies, receipt): (Vec<String>, _) = held;
+        let outcome = redis
+            .commit(vec![Unit::settle(receipt, Verdict::Done)])
+            .await
+            .pop();
+        let mut missing = 20;
+        if let Some(Outcome::Applied(_)) = outcome {
+            missing -= bodies.len();
+            bodies
+                .into_iter()
+                .for_each(|body| *settled.entry(body).or_default() += 1);
+        }
+        until(&redis, |health| *health == Health::Up).await;
+        for (body, times) in settle_all(&redis, &mut consumer, missing).await {
+            *settled.entry(body).or_default() += times;
+        }
+    }
+    assert_eq!(settled.len(), 100);
+    let twice: Vec<_> = settled.iter().filter(|(_, times)| **times > 1).collect();
+    assert!(twice.is_empty(), "{twice:?}");
     redis.close(PATIENCE).await;
 }

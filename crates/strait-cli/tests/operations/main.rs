@@ -30,6 +30,13 @@ fn config_check_says_what_is_there() {
     assert_eq!(found["engines"][1]["state"], "absent");
     assert!(!dir.data().exists(), "it made the directory");
     dir.ok(&["produce", "old.orders"], "one\n");
+    // A command does not guess which of the engines is meant.
+    let failed = dir.run(&["produce", "old.orders", "--url", "strait.toml"], "two\n");
+    let said = String::from_utf8_lossy(&failed.stderr).into_owned();
+    assert!(
+        !failed.status.success() && said.contains("several engines"),
+        "{said}"
+    );
     let found = dir.json(&["config", "check", "-o", "json"]);
     assert_eq!(found["engines"][1]["durability"], "fsync");
     assert_eq!(found["topics"][0]["found"], 1);

@@ -13,9 +13,12 @@ async fn bill(placed: Order, payments: State<Topic<Order>>, out: Out) -> Handled
     Ok(())
 }
 
+/// A topic of its own for each test: servers are shared.
 async fn payments(strait: &Strait) -> Topic<Order> {
-    let topic = strait.events().topic("payments").partitions(1);
-    topic.await.unwrap()
+    static NUMBER: AtomicU32 = AtomicU32::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let name = format!("payments-{}-{number}", uuid::Uuid::now_v7());
+    strait.events().topic(&name).partitions(1).await.unwrap()
 }
 
 async fn numbers(topic: &Topic<Order>) -> Vec<u64> {
@@ -72,9 +75,7 @@ async fn effects_are_there_and_the_message_is_settled() {
 /// The process dies between the two commits: the message is handled again, and what it sends is known.
 #[tokio::test]
 async fn effects_leave_once_when_the_settle_is_lost() {
-    let seven = times(7);
-    let losing = failing(move |unit| seven(ends_a_message(unit)).then_some(Fate::Lost));
-    assert_eq!(run(&losing, &memory(), 20).await, twice_each(20));
+    assert_eq!(run(&losing(), &memory(), 20).await, twice_each(20));
 }
 
 /// A sink that is away for a while holds the messages up, and takes them in their order when it is back.
@@ -96,6 +97,26 @@ async fn an_answer_of_the_sink_that_is_lost_doubles_nothing() {
     assert_eq!(run(&memory(), &deaf, 8).await, twice_each(8));
 }
 
+/// Runs `bill` on one order until it is given up: for a reason that says this, and without an effect.
+async fn is_given_up(sink: Strait, named: bool, says: &str) {
+    let source = memory();
+    let (orders, payments) = (orders(&source, 1).await, payments(&sink).await);
+    place(&orders, "ada", [1]).await;
+    let group = orders.group("billing");
+    let twice = Backoff::fixed(std::time::Duration::from_millis(2)).up_to(2);
+    let mut consume = group.each(bill).retry(twice);
+    if named {
+        consume = consume.sends_to(&payments);
+    }
+    let app = source.app().state(payments.clone()).serve(consume);
+    let mut app = app.start().await.unwrap();
+    until(&group, |info| info.dead == 1).await;
+    app.stop().await.unwrap();
+    let dead = group.dead_letters().list().await.unwrap();
+    assert!(dead[0].reason.contains(says), "{}", dead[0].reason);
+    assert!(numbers(&payments).await.is_empty());
+}
+
 /// What a sink refuses for good is a failed attempt, and a dead letter in the end; nothing is settled without its effects.
 #[tokio::test]
 async fn a_sink_that_refuses_makes_a_dead_letter() {
@@ -103,55 +124,13 @@ async fn a_sink_that_refuses_makes_a_dead_letter() {
         let error = || Error::new(Kind::Rejected, "too large for this sink");
         unit.once.is_some().then(error)
     });
-    let (source, sink) = (memory(), never);
-    let (orders, payments) = (orders(&source, 1).await, payments(&sink).await);
-    place(&orders, "ada", [1]).await;
-    let group = orders.group("billing");
-    let twice = Backoff::fixed(std::time::Duration::from_millis(2)).up_to(2);
-    let consume = group.each(bill).sends_to(&payments).retry(twice);
-    let mut app = source
-        .app()
-        .state(payments.clone())
-        .serve(consume)
-        .start()
-        .await
-        .unwrap();
-    until(&group, |info| info.dead == 1).await;
-    app.stop().await.unwrap();
-    let dead = group.dead_letters().list().await.unwrap();
-    assert!(
-        dead[0].reason.contains("too large for this sink"),
-        "{}",
-        dead[0].reason
-    );
-    assert!(numbers(&payments).await.is_empty());
+    is_given_up(never, true, "too large for this sink").await;
 }
 
 /// A topic that the consumer does not name is refused, with what to do.
 #[tokio::test]
 async fn a_sink_has_to_be_named() {
-    let (source, sink) = (memory(), memory());
-    let (orders, payments) = (orders(&source, 1).await, payments(&sink).await);
-    place(&orders, "ada", [1]).await;
-    let group = orders.group("billing");
-    let once = Backoff::fixed(std::time::Duration::from_millis(2)).up_to(1);
-    let consume = group.each(bill).retry(once);
-    let mut app = source
-        .app()
-        .state(payments.clone())
-        .serve(consume)
-        .start()
-        .await
-        .unwrap();
-    until(&group, |info| info.dead == 1).await;
-    app.stop().await.unwrap();
-    let dead = group.dead_letters().list().await.unwrap();
-    assert!(
-        dead[0].reason.contains("another engine"),
-        "{}",
-        dead[0].reason
-    );
-    assert!(numbers(&payments).await.is_empty());
+    is_given_up(memory(), false, "another engine").await;
 }
 
 /// What two engines promise together is in the report.
@@ -173,4 +152,68 @@ async fn the_report_says_how_effects_leave() {
             .contains("effects on another engine layered (once"),
         "{report}"
     );
+}
+
+/// A settle that is lost seven times, so that seven messages are handled again.
+fn losing() -> Strait {
+    let seven = times(7);
+    failing(move |unit| seven(ends_a_message(unit)).then_some(Fate::Lost))
+}
+
+/// Redis and Valkey keep the ids of the messages whose effects they have.
+#[cfg(feature = "redis")]
+#[tokio::test]
+async fn effects_leave_once_into_redis_when_the_settle_is_lost() {
+    for (variable, name) in [("STRAIT_REDIS", "redis"), ("STRAIT_VALKEY", "valkey")] {
+        let Some(address) = strait_conformance::server(variable, name) else {
+            continue;
+        };
+        let sink = Strait::open(&format!("{name}://{address}")).await.unwrap();
+        assert_eq!(run(&losing(), &sink, 20).await, twice_each(20), "{name}");
+        sink.close().await;
+    }
+}
+
+/// Kafka keeps no ids: the app does not start unless effects may leave again, and then none is missing.
+#[cfg(feature = "kafka")]
+#[tokio::test]
+async fn effects_leave_at_least_once_into_kafka_when_the_consumer_says_so() {
+    let Some(address) = strait_conformance::server("STRAIT_KAFKA", "kafka") else {
+        return;
+    };
+    let (source, sink) = (
+        losing(),
+        Strait::open(&format!("kafka://{address}")).await.unwrap(),
+    );
+    let (orders, payments) = (orders(&source, 1).await, payments(&sink).await);
+    place(&orders, "ada", 0..20).await;
+    let group = orders.group("billing");
+    let app = || source.app().state(payments.clone());
+    let refused = app()
+        .serve(group.each(bill).sends_to(&payments))
+        .start()
+        .await;
+    let error = refused.map(drop).unwrap_err();
+    assert!(
+        error.is("needs") && error.to_string().contains("at_least_once"),
+        "{error}"
+    );
+    let consume = group.each(bill).sends_to(&payments).at_least_once();
+    let mut app = app().serve(consume).start().await.unwrap();
+    settled(&group).await;
+    app.stop().await.unwrap();
+    let found = numbers(&payments).await;
+    for number in 0..20 {
+        let times = found.iter().filter(|n| **n == number).count();
+        assert!(
+            times >= 2,
+            "{number} is there {times} times, each message has two effects"
+        );
+    }
+    assert!(
+        found.len() > 40,
+        "nothing was handled again: {}",
+        found.len()
+    );
+    sink.close().await;
 }
