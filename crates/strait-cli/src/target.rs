@@ -48,20 +48,13 @@ pub(crate) fn directory(url: &str) -> Option<PathBuf> {
     Some(PathBuf::from(absolute.unwrap_or(path)))
 }
 
-fn several(url: &str) -> Error {
-    let text = format!("`{url}` names several engines, and a command works on one");
-    Error::new(Kind::Config, text)
-        .next("give the address of one with --url; `strait config check` shows them, and which topics live where")
-}
-
 impl Target {
     /// Opens it, and creates a missing directory.
     pub(crate) async fn create(url: String) -> Outcome<Self> {
         let strait = Strait::open(&url).await?;
-        if strait.others().next().is_some() {
-            // Taken for the first of them, a message would go where nobody reads it.
+        if let Err(several) = strait.one_engine() {
             strait.close_within(GRACE).await;
-            return Err(several(&url).into());
+            return Err(several.with("file", url).into());
         }
         let events = strait.events_lane()?.clone();
         let health = strait.health().borrow().clone();

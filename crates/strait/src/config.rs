@@ -23,7 +23,7 @@
 //! listen = true              # answer other processes that open the directory
 //! wait_for_lock = "30s"      # where another process has the directory and does not share it
 //!
-//! [alarm]                    # watched while an app runs or `strait dev` does; see `strait::alarm`
+//! [alarm]                    # on the engine of `url`, while an app runs or `strait dev` does; see `strait::alarm`
 //! dead_letters = 100         # at least one limit
 //! parked = 10000
 //! lag = 1000000
@@ -617,6 +617,11 @@ mod tests {
             .await
             .unwrap();
         assert_eq!(names(there), ["far.one"]);
+        // What works on one engine does not take the first.
+        let to = Strait::memory().unwrap();
+        let mirror = crate::mirror::Mirror::new(&strait, &to).topic("far.one".parse().unwrap());
+        let refused = mirror.once().run(std::future::pending()).await;
+        assert_eq!(refused.unwrap_err().kind(), Kind::Config);
         strait.close().await;
         let closed = strait.at("far.one").events_lane().unwrap().topics().await;
         assert_eq!(closed.unwrap_err().kind(), Kind::Closed);

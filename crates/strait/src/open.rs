@@ -166,6 +166,23 @@ impl Strait {
         self.inner.places.of(topic).unwrap_or(self)
     }
 
+    /// This, where it is one engine, for what works on one.
+    ///
+    /// # Errors
+    ///
+    /// `Config` when its [configuration](crate::config) names several: taken for the first of them, a message could go where
+    /// nobody reads it.
+    pub fn one_engine(&self) -> Result<&Self> {
+        match self.others().next() {
+            None => Ok(self),
+            Some(_) => Err(Error::new(
+                strait_core::Kind::Config,
+                "the configuration names several engines, and this works on one",
+            )
+            .next("give the address of one; `strait config check` shows them, and which topics live where")),
+        }
+    }
+
     /// The other engines of a [configuration](crate::config), by the names that it gives them.
     pub fn others(&self) -> impl Iterator<Item = (&str, &Strait)> {
         let engines = self.inner.places.engines.iter();

@@ -137,7 +137,7 @@ pub async fn export(
     topics: &[Name],
     to: &mut (dyn Write + Send),
 ) -> Result<Vec<Exported>> {
-    let lane = from.events_lane()?.clone();
+    let lane = from.one_engine()?.events_lane()?.clone();
     let mut file = Writer { to };
     // All of them exist, or nothing is written.
     let mut infos = Vec::new();

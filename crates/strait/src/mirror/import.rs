@@ -23,6 +23,7 @@ use crate::open::Strait;
 /// `Rejected` for what is no such file, `Corrupt` for one that ends early or has a changed byte, with the place: what stands
 /// in front of it is imported. `Conflict` as for a mirror, and what the engine says.
 pub async fn import(to: &Strait, from: &mut (dyn Read + Send)) -> Result<Vec<MirroredTopic>> {
+    to.one_engine()?;
     let mut file = Reader::open(from)?;
     let first = file.frame()?;
     if first.tag != Tag::Source {

@@ -314,6 +314,7 @@ struct Sides {
 
 impl Sides {
     fn of(from: &Strait, to: &Strait) -> Result<Self> {
+        let (from, to) = (from.one_engine()?, to.one_engine()?);
         Ok(Sides {
             from: from.events_lane()?.clone(),
             source: from.engine().id().0,
