@@ -35,6 +35,21 @@ impl Timestamp {
         )
     }
 
+    /// When a wait of `by` that begins now, at this time, has surely passed. A millisecond that reads as now may be almost over,
+    /// so a wait ends in the one after, and never early; no wait ends at once.
+    pub fn due(self, by: Duration) -> Self {
+        match by.is_zero() {
+            true => self,
+            false => {
+                let millis = by.as_nanos().div_ceil(1_000_000) + 1;
+                Timestamp(
+                    self.0
+                        .saturating_add(i64::try_from(millis).unwrap_or(i64::MAX)),
+                )
+            }
+        }
+    }
+
     /// How long ago `earlier` was; zero when it lies ahead (clocks jump).
     pub fn since(self, earlier: Timestamp) -> Duration {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
@@ -78,5 +93,19 @@ impl Clock for SystemClock {
 
     fn monotonic(&self) -> Duration {
         self.start.elapsed()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_never_over_early_and_no_wait_is_over_at_once() {
+        let now = Timestamp::from_millis(100);
+        assert_eq!(now.due(Duration::ZERO), now);
+        assert_eq!(now.due(Duration::from_millis(5)).as_millis(), 106);
+        assert_eq!(now.due(Duration::from_micros(1)).as_millis(), 102);
+        assert_eq!(now.due(Duration::MAX).as_millis(), i64::MAX);
     }
 }

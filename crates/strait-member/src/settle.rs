@@ -117,7 +117,7 @@ impl Window {
             } => End::Again {
                 attempts: attempts + u32::from(*counts),
                 lost: 0,
-                due: wall.after(*after),
+                due: wall.due(*after),
                 reason: Some(reason.clone()),
             },
         }
