@@ -3,6 +3,7 @@
 //!
 //! One file per engine. A new one is a file with a [`Recipe`] and a line in [`RECIPES`].
 
+mod clients;
 mod fetch;
 mod kafka;
 mod launch;
@@ -13,6 +14,7 @@ mod running;
 mod valkey;
 
 use crate::{Failure, cargo, options};
+pub(crate) use clients::CLIENTS;
 use launch::Launch;
 pub(crate) use place::Place;
 pub(crate) use running::Instance;
@@ -150,13 +152,17 @@ pub(crate) fn down(place: &Place, instance: &Instance) -> Result<(), String> {
     running.write(place)
 }
 
-/// `cargo xtask engines up|down|status [NAME].. [--durability fsync|default]`.
+/// `cargo xtask engines up|down|status [NAME].. [--durability fsync|default]`, and `engines clients`.
 pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
     let Some((action, rest)) = args.split_first() else {
         return Err(Failure::Usage(
-            "engines needs up, down or status".to_owned(),
+            "engines needs up, down, status or clients".to_owned(),
         ));
     };
+    if action == "clients" {
+        options(rest, &[])?;
+        return clients::command(&Place::of(&cargo::root()?)?);
+    }
     let (flags, names): (Vec<String>, Vec<String>) = split_names(rest);
     let options = options(&flags, &["--durability"])?;
     let durability =
@@ -173,7 +179,7 @@ pub(crate) fn command(args: &[String]) -> Result<(), Failure> {
         "down" => all_down(&place, &recipes, durability),
         "status" => status(&place, &recipes, durability),
         other => Err(Failure::Usage(format!(
-            "engines has no `{other}`: up, down or status"
+            "engines has no `{other}`: up, down, status or clients"
         ))),
     }
 }
@@ -308,7 +314,8 @@ fn line(recipe: &Recipe, instance: &Instance) -> String {
     )
 }
 
-fn one_line(text: &str) -> String {
+/// As one line, for a message that stands beside others.
+pub(crate) fn one_line(text: &str) -> String {
     text.split_whitespace().collect::<Vec<_>>().join(" ")
 }
 

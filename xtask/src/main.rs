@@ -35,6 +35,7 @@ usage: cargo xtask COMMAND
                        strait and other systems side by side, in one run
   engines up|down|status [NAME].. [--durability fsync|default]
                        servers of other systems, on the loopback address
+  engines clients      gets their own programs, which tests set beside ours: Python packages, Kafka's tools, redis-cli
   help                 this text
 ";
 

@@ -37,6 +37,6 @@ mod target;
 pub use fault::{Check, Fault};
 pub use proxy::Proxy;
 pub use seeds::run_seeds;
-pub use server::server;
+pub use server::{client, server};
 pub use suite::{Suite, event_cases, events, run_event_case};
 pub use target::{Harness, Restart, Target};

