@@ -56,6 +56,13 @@ pub enum End {
     },
 }
 
+impl Step {
+    /// Of a message that came from elsewhere, its number: what [`Window::comes_again`] gave. Such a step is of one message.
+    pub fn came(&self) -> Option<u64> {
+        self.elsewhere.then_some(self.first)
+    }
+}
+
 impl Window {
     /// A verdict on a receipt: what has to be stored for it, in order. `None`: the receipt is no longer valid, nothing was
     /// changed. Until [`applied`](Window::applied) or [`back`](Window::back) the messages can neither be lost nor settled again,

@@ -1,5 +1,6 @@
 //! What goes out next.
 
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use strait_core::{Abandoned, Arrival, Delivery, Fence, Position, Receipt, Timest
 
 use crate::Again;
 use crate::waiting::Entry;
-use crate::window::{Lease, Window, again};
+use crate::window::{Lease, Window, again, numbers};
 
 /// What goes out, and what has to be stored before it does.
 #[derive(Debug)]
@@ -26,6 +27,8 @@ pub struct Grant {
     /// Messages that go out another time, with the attempt that begins and one more loss counted; and those that new messages
     /// went past, because they wait for their key, with no attempt.
     pub again: Vec<Again>,
+    /// The same of messages that came from elsewhere, by the number that [`Window::comes_again`] gave.
+    pub elsewhere: Vec<(u64, Again)>,
 }
 
 impl Window {
@@ -47,12 +50,9 @@ impl Window {
         if let Some(taken) = self.take_again(wall, deadline, items.max(1), home) {
             return Some(taken);
         }
-        let suspect_next = |window: &mut Window| {
-            let next = window.waiting.ready(wall).next();
-            let entry = next.and_then(|number| window.waiting.get(number));
-            entry.is_some_and(|entry| entry.lost >= Again::SUSPECT)
-        };
-        if suspect_next(self) {
+        let next = self.next_ready(wall);
+        let next = next.and_then(|number| self.waiting.get(number));
+        if next.is_some_and(|entry| entry.lost >= Again::SUSPECT) {
             return None;
         }
         self.take_first(deadline, items.max(1), bytes, home)
@@ -67,6 +67,7 @@ impl Window {
     ) -> Option<Taken> {
         let mut deliveries = Vec::new();
         let mut stored = std::mem::take(&mut self.passed);
+        let mut elsewhere = Vec::new();
         while deliveries.len() < items {
             let Some(number) = self.next_ready(wall) else {
                 break;
@@ -84,7 +85,10 @@ impl Window {
             let Some(message) = self.message_of(number) else {
                 continue;
             };
-            stored.push(begun(&entry));
+            match self.others.contains_key(&number) {
+                true => elsewhere.push((number, begun(&entry))),
+                false => stored.push(begun(&entry)),
+            }
             let receipt = self.lend(number, number + 1, deadline, true, home);
             deliveries.push(Delivery {
                 message,
@@ -106,25 +110,27 @@ impl Window {
             grant: Grant {
                 out: None,
                 again: stored,
+                elsewhere,
             },
         })
     }
 
-    /// The first that is due and whose key is not about to wait for an earlier one.
+    /// The first that is due and whose key is not about to wait for an earlier one. What came from elsewhere has to wait for what
+    /// lies before it in the log and was never out.
     fn next_ready(&mut self, wall: Timestamp) -> Option<u64> {
-        let ready: Vec<u64> = match self.parking.is_empty() {
-            true => self.waiting.ready(wall).take(1).collect(),
-            false => self.waiting.ready(wall).collect(),
-        };
-        ready.into_iter().find(|number| {
-            let entry = self.waiting.get(*number);
-            entry.is_some_and(|entry| !self.is_parking(entry.key, entry.position))
+        let front = self.fresh.front().map(|(first, _)| *first);
+        let front = front.map_or(self.cursor(), |first| self.position_of(first));
+        let (parking, others) = (&self.parking, &self.others);
+        self.waiting.first_ready(wall, |number, entry| {
+            let waits = entry.key != 0
+                && (is_parking(parking, entry.key, entry.position)
+                    || entry.position >= front && others.contains_key(&number));
+            !waits
         })
     }
 
     pub(crate) fn is_parking(&self, key: u64, position: Position) -> bool {
-        let first = self.parking.get(&key).and_then(|places| places.first());
-        key != 0 && first.is_some_and(|(before, _)| *before < position)
+        is_parking(&self.parking, key, position)
     }
 
     fn take_first(
@@ -138,7 +144,11 @@ impl Window {
             self.put_behind(items);
         }
         let (first, end) = *self.fresh.front()?;
-        let chunk = self.pieces.slice(first, end.min(first + items as u64))?;
+        let most = end.min(first + items as u64).min(self.bound());
+        if most <= first {
+            return None;
+        }
+        let chunk = self.pieces.slice(first, most)?;
         let count = within(&chunk, bytes) as u64;
         let chunk = match count == chunk.len() as u64 {
             true => chunk,
@@ -155,8 +165,39 @@ impl Window {
             grant: Grant {
                 out: Some(upto),
                 again: std::mem::take(&mut self.passed),
+                elsewhere: Vec::new(),
             },
         })
+    }
+
+    /// What was taken does not go out after all, and nothing was stored of it: it is as before.
+    pub fn put_back(&mut self, taken: Taken) {
+        let passed = taken
+            .grant
+            .again
+            .into_iter()
+            .filter(|again| again.attempts == 0);
+        self.passed.extend(passed);
+        match taken.arrival {
+            Arrival::Run(_, receipt) => {
+                let (first, end) = numbers(&receipt.settle());
+                self.out.remove(&first);
+                match self.fresh.front_mut() {
+                    Some(next) if next.0 == end => next.0 = first,
+                    _ => self.fresh.push_front((first, end)),
+                }
+            }
+            Arrival::Each(deliveries) => {
+                for delivery in deliveries {
+                    let (number, _) = numbers(&delivery.receipt.settle());
+                    self.out.remove(&number);
+                    if let Some(entry) = self.past.remove(&number) {
+                        self.waiting.insert(number, entry);
+                    }
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Of the next new messages, those whose key waits have to wait behind it: what stands at the front then may go.
@@ -222,6 +263,15 @@ impl Window {
         };
         Receipt::new(fence, Some(home.clone()))
     }
+}
+
+fn is_parking(
+    parking: &HashMap<u64, BTreeSet<(Position, u64)>>,
+    key: u64,
+    position: Position,
+) -> bool {
+    let first = parking.get(&key).and_then(|places| places.first());
+    key != 0 && first.is_some_and(|(before, _)| *before < position)
 }
 
 /// How many messages of a chunk fit into so many bytes; at least one.

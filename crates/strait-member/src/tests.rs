@@ -186,6 +186,10 @@ impl Lab {
         else {
             return;
         };
+        if self.rng.u8(..8) == 0 {
+            // The group was changed meanwhile, and the grant refused.
+            return self.window.put_back(taken);
+        }
         self.store.grant(&taken.grant);
         let deliveries = match taken.arrival {
             Arrival::Each(deliveries) => deliveries,
@@ -466,4 +470,156 @@ fn the_steps_make_what_is_kept() {
         };
         assert_eq!(positions(&kept), positions(&stored), "seed {seed}");
     }
+}
+
+/// A window over messages `(position, key)` with the positions 10, 20, 30 .., and what it hands out next.
+struct Operated {
+    window: Window,
+    home: Arc<dyn Abandoned>,
+}
+
+impl Operated {
+    fn new(keys: &[&str]) -> Self {
+        let rules = Rules {
+            order: Order::Key,
+            lease: Duration::from_secs(30),
+            max_attempts: 3,
+            gap: 100,
+            after_dead: AfterDead::Continue,
+        };
+        let mut window = Window::new(0, 1, 1, rules, Kept::default());
+        window.offer(messages(10, keys));
+        let home: Arc<dyn Abandoned> = Arc::new(Home::default());
+        Operated { window, home }
+    }
+
+    fn again(position: u64) -> Again {
+        Again {
+            position: Position::at(position),
+            attempts: 0,
+            lost: 0,
+            due: Timestamp::default(),
+            reason: None,
+        }
+    }
+
+    fn back(&mut self, position: u64, key: &str) -> u64 {
+        let message = messages(position, &[key])
+            .iter()
+            .next()
+            .unwrap()
+            .to_message();
+        self.window.comes_again(message, Self::again(position))
+    }
+
+    fn taken(&mut self, items: usize) -> Option<crate::Taken> {
+        let now = (Duration::ZERO, Timestamp::default());
+        self.window.take(now.0, now.1, items, 1 << 20, &self.home)
+    }
+
+    /// The positions of what goes out, all of which ends well.
+    fn drain(&mut self) -> Vec<u64> {
+        let mut all = Vec::new();
+        while let Some(taken) = self.taken(1) {
+            let deliveries = match taken.arrival {
+                Arrival::Each(deliveries) => deliveries,
+                Arrival::Run(chunk, receipt) => single(&chunk, receipt),
+                other => panic!("{other:?}"),
+            };
+            for delivery in deliveries {
+                all.push(delivery.message.position().offset());
+                let fence = delivery.receipt.settle();
+                let steps = self
+                    .window
+                    .begin(&fence, &Verdict::Done, Timestamp::default());
+                steps
+                    .unwrap()
+                    .into_iter()
+                    .for_each(|step| self.window.applied(step));
+            }
+        }
+        all
+    }
+}
+
+fn messages(first: u64, keys: &[&str]) -> Chunk {
+    let mut buf = BytesMut::new();
+    let mut spans = Vec::new();
+    let mut at = first;
+    for key in keys {
+        let record = NewRecord {
+            key: Some(key.as_bytes()),
+            ..NewRecord::default()
+        };
+        spans.push(Span {
+            at: buf.len() as u32,
+            first: Position::at(at),
+            skip: 0,
+            take: 1,
+            appended: Timestamp::default(),
+        });
+        buf.extend_from_slice(Records::one(&[], record).unwrap().bytes());
+        at += 10;
+    }
+    Chunk::new("t".into(), 0, buf.freeze(), spans, Position::at(at - 9))
+}
+
+#[test]
+fn what_came_back_has_its_place_in_the_order_of_its_key() {
+    let mut lab = Operated::new(&["a", "b", "a"]);
+    lab.back(25, "a");
+    assert_eq!(lab.drain(), [10, 20, 25, 30]);
+}
+
+#[test]
+fn what_came_back_can_be_taken_back_until_it_is_out() {
+    let mut lab = Operated::new(&["a"]);
+    let (first, second) = (lab.back(1, "a"), lab.back(2, "a"));
+    let out = lab.taken(1).unwrap();
+    assert_eq!(out.grant.elsewhere[0].0, first);
+    assert!(!lab.window.withdraw(first), "it is out");
+    assert!(lab.window.withdraw(second));
+    assert!(!lab.window.withdraw(second), "it is gone");
+    lab.window.put_back(out);
+    assert_eq!(lab.drain(), [1, 10]);
+    assert_eq!(lab.window.stands().unsettled, 0);
+}
+
+#[test]
+fn what_others_settled_does_not_go_out() {
+    let mut lab = Operated::new(&["a", "b", "c", "d"]);
+    let range = |from, to| Range {
+        from: Position::at(from),
+        to: Position::at(to),
+    };
+    // Of those that were read the second and the fourth, and one that was not read yet.
+    let settled = [range(11, 21), range(31, 41), range(41, 51)];
+    lab.window.settled_by_others(Position::default(), &settled);
+    lab.window.offer(messages(50, &["e", "f"]));
+    assert_eq!(lab.drain(), [10, 30, 60]);
+    assert_eq!(lab.window.low(), Position::at(61));
+}
+
+#[test]
+fn keys_are_held_as_they_are_told() {
+    let mut lab = Operated::new(&["a", "b", "a"]);
+    lab.window.set_held([&b"a"[..]].into_iter());
+    assert_eq!(lab.drain(), [20]);
+    assert_eq!(lab.window.stands().held_keys, 1);
+    lab.window.set_held(std::iter::empty());
+    assert_eq!(lab.drain(), [10, 30]);
+}
+
+#[test]
+fn a_smaller_gap_holds_for_what_was_read() {
+    let mut lab = Operated::new(&["a", "b", "c"]);
+    let rules = Rules {
+        gap: 1,
+        ..lab.window.rules().clone()
+    };
+    lab.window.set_rules(rules);
+    let first = lab.taken(9).unwrap();
+    assert_eq!(first.grant.out, Some(Position::at(11)));
+    assert!(lab.taken(9).is_none(), "the gap is reached");
+    assert!(lab.window.stands().at_gap);
 }

@@ -114,8 +114,12 @@ impl Waiting {
         }
     }
 
-    /// Those that may go now, in the order of the log.
-    pub(crate) fn ready(&mut self, now: Timestamp) -> impl Iterator<Item = u64> + '_ {
+    /// The first in the order of the log that is due and that `may` go.
+    pub(crate) fn first_ready(
+        &mut self,
+        now: Timestamp,
+        may: impl Fn(u64, &Entry) -> bool,
+    ) -> Option<u64> {
         while let Some(&(due, number)) = self.later.first() {
             if due > now {
                 break;
@@ -125,7 +129,11 @@ impl Waiting {
                 self.ready.insert((entry.position, number));
             }
         }
-        self.ready.iter().map(|(_, number)| *number)
+        let mut ready = self.ready.iter().map(|(_, number)| *number);
+        ready.find(|number| {
+            let entry = self.entries.get(number);
+            entry.is_some_and(|entry| may(*number, entry))
+        })
     }
 
     /// When the next one is due; in the past where one may go now.
@@ -154,6 +162,10 @@ impl Waiting {
     fn first_of(&self, key: u64) -> Option<u64> {
         let places = self.by_key.get(&key)?;
         places.first().map(|(_, number)| *number)
+    }
+
+    pub(crate) fn held_keys(&self) -> impl Iterator<Item = u64> + '_ {
+        self.held.iter().copied()
     }
 
     pub(crate) fn held(&self) -> u64 {

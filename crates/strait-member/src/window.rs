@@ -1,6 +1,6 @@
 //! The window of one shard: what was read and is not settled.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet, VecDeque};
 use std::time::Duration;
 
 use strait_core::events::Order;
@@ -86,6 +86,8 @@ pub struct Stands {
     pub held_keys: u64,
     /// The oldest unsettled message, where it was read.
     pub oldest: Option<Message>,
+    /// That one is out.
+    pub oldest_out: bool,
     /// The number of unsettled messages that were read.
     pub unsettled: u64,
     /// The gap is reached: nothing new goes out until the oldest message is settled.
@@ -142,7 +144,12 @@ impl Window {
 
     /// How many more messages may be read ahead; at 0 the gap is reached.
     pub fn room(&self) -> u64 {
-        (self.low + self.rules.gap).saturating_sub(self.end)
+        self.bound().saturating_sub(self.end)
+    }
+
+    /// No message from this number on goes out.
+    pub(crate) fn bound(&self) -> u64 {
+        self.low.saturating_add(self.rules.gap)
     }
 
     /// Changes the rules: an operator's override, or what a later member declared.
@@ -245,7 +252,8 @@ impl Window {
 
     /// Takes in a message that does not come from the log: of a retry topic, or a dead letter that was brought back. Of its
     /// key it goes before every message behind its position. `attempts` were made with it.
-    pub fn comes_again(&mut self, message: Message, again: Again) {
+    /// Gives its number, by which its steps and grants name it ([`Step::came`](crate::Step::came)).
+    pub fn comes_again(&mut self, message: Message, again: Again) -> u64 {
         let number = self.elsewhere;
         self.elsewhere += 1;
         let entry = Entry {
@@ -259,6 +267,70 @@ impl Window {
         self.others.insert(number, message);
         self.waiting.insert(number, entry);
         self.note_spent(number);
+        number
+    }
+
+    /// What [`comes_again`](Window::comes_again) brought is taken back. `false`: it is out, or ended.
+    pub fn withdraw(&mut self, number: u64) -> bool {
+        if number < ELSEWHERE || self.waiting.remove(number).is_none() {
+            return false;
+        }
+        self.spent.remove(&number);
+        self.others.remove(&number);
+        true
+    }
+
+    /// Others than this window settled messages that are not out: everything before `low`, and `ranges`, in order.
+    pub fn settled_by_others(&mut self, low: Position, ranges: &[Range]) {
+        let settled = |position: Position| {
+            let before = ranges.partition_point(|range| range.from <= position);
+            let within = before.checked_sub(1).map(|index| ranges[index]);
+            position < low || within.is_some_and(|range| position < range.to)
+        };
+        let waiting = self
+            .waiting
+            .iter()
+            .filter(|(number, entry)| *number < ELSEWHERE && settled(entry.position));
+        let waiting: Vec<u64> = waiting.map(|(number, _)| number).collect();
+        for number in &waiting {
+            self.waiting.remove(*number);
+            self.spent.remove(number);
+        }
+        let fresh = self.fresh.iter().flat_map(|(first, end)| *first..*end);
+        let (gone, left): (Vec<u64>, Vec<u64>) =
+            fresh.partition(|number| settled(self.position_of(*number)));
+        if !gone.is_empty() {
+            self.fresh.clear();
+            for number in left {
+                push_fresh(&mut self.fresh, number, number + 1);
+            }
+        }
+        for number in waiting.into_iter().chain(gone) {
+            self.settle(number, number + 1);
+        }
+        let behind = self.behind;
+        self.settled_before = ranges
+            .iter()
+            .copied()
+            .filter(|range| range.to > behind)
+            .collect();
+    }
+
+    /// Exactly these keys are held by dead letters.
+    pub fn set_held<'a>(&mut self, keys: impl Iterator<Item = &'a [u8]>) {
+        let keys: HashSet<u64> = keys.map(|key| self.key_of(Some(key))).collect();
+        let gone: Vec<u64> = self
+            .waiting
+            .held_keys()
+            .filter(|key| !keys.contains(key))
+            .collect();
+        keys.into_iter().for_each(|key| self.waiting.hold(key));
+        gone.into_iter().for_each(|key| self.waiting.let_go(key));
+    }
+
+    /// What it goes by.
+    pub fn rules(&self) -> &Rules {
+        &self.rules
     }
 
     /// A dead letter holds this key: its later messages wait.
@@ -386,6 +458,11 @@ impl Window {
         (self.low < self.end).then(|| self.pieces.message(self.low))?
     }
 
+    fn is_out(&self, number: u64) -> bool {
+        let lease = self.out.range(..=number).next_back();
+        lease.is_some_and(|(_, lease)| lease.end > number)
+    }
+
     /// How it stands.
     pub fn stands(&self) -> Stands {
         let lent = |(first, lease): (&u64, &Lease)| lease.end - first;
@@ -397,8 +474,9 @@ impl Window {
             in_flight: self.out.iter().map(lent).sum(),
             held_keys: self.waiting.held(),
             oldest: self.oldest(),
+            oldest_out: self.is_out(self.low),
             unsettled,
-            at_gap: self.room() == 0 && self.fresh.is_empty(),
+            at_gap: self.room() == 0 && self.fresh.front().is_none_or(|f| f.0 >= self.bound()),
             suspect: self.suspect_is_out(),
         }
     }

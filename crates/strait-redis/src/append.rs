@@ -13,7 +13,7 @@ use crate::script::Invoke;
 use crate::{entry, keys};
 
 /// Most headers of a message: a script hands the fields of an entry over together, and may hand over 8,000.
-const MAX_HEADERS: usize = 2000;
+pub(crate) const MAX_HEADERS: usize = 2000;
 
 impl Shared {
     pub(crate) async fn append(&self, append: Append) -> Result<Sent> {

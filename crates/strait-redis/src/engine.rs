@@ -188,6 +188,9 @@ impl Shared {
             if let Err(error) = self.trim().await {
                 tracing::debug!(?error, "streams could not be trimmed");
             }
+            if let Err(error) = self.expire_all_dead().await {
+                tracing::debug!(?error, "old dead letters could not be removed");
+            }
         }
     }
 

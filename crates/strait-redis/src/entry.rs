@@ -20,7 +20,8 @@ use crate::fault::odd;
 use crate::keys;
 use crate::reply::{bytes, entry};
 
-const HEADER: &str = "h:";
+/// In front of the name of a header.
+pub(crate) const HEADER: &str = "h:";
 
 const NAMES: [(Attr, &str); 8] = [
     (Attr::Kind, "type"),

@@ -11,9 +11,6 @@ use crate::engine::{MAX_BATCH, MAX_BODY, Redis};
 use crate::fault::closed;
 use crate::topics::MAX_PARTITIONS;
 
-const DECLARE: &str = "declare it where the consumer is made";
-const APPEND: &str = "append the corrected message again, and remove the dead letter";
-
 impl Redis {
     /// The answer to what this engine does not do; after the close it is that.
     fn refuse<T: Send + 'static>(
@@ -61,11 +58,13 @@ impl Events for Redis {
             lease_extension: Offer::Native,
             parking: Offer::Layered("a hash of what comes again"),
             dead_letters: Offer::Layered("a stream for each group"),
-            redrive: Offer::Refused(APPEND),
-            edit_dead: Offer::Refused(APPEND),
-            set_aside: Offer::Refused("let the handler give it up"),
-            hold_key: Offer::Refused("let keys go on after a dead letter"),
-            alter_group: Offer::Refused(DECLARE),
+            redrive: Offer::Layered("a hash of what came back, for each partition"),
+            edit_dead: Offer::Layered("a hash of changed copies"),
+            set_aside: Offer::Layered(
+                "a script; forced, it takes the partition from its owner for a moment",
+            ),
+            hold_key: Offer::Layered("a hash of the keys that are held"),
+            alter_group: Offer::Layered("a field of the group's hash"),
             completed_ranges: Offer::Layered("a hash of ranges"),
             retention_age: Offer::Layered("trimmed every 10 s while an engine is open"),
             retention_bytes: Offer::Refused("give a retention by age, or `XTRIM MAXLEN` yourself"),
@@ -131,11 +130,8 @@ impl Events for Redis {
         )
     }
 
-    fn alter_group(&self, _: Name, _: Name, _: GroupChange) -> Fut<Result<GroupInfo>> {
-        self.refuse(
-            "this engine keeps no settings over what members declare",
-            DECLARE,
-        )
+    fn alter_group(&self, group: Name, topic: Name, change: GroupChange) -> Fut<Result<GroupInfo>> {
+        ask!(self, shared => shared.alter_group(&group, &topic, change))
     }
 
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
@@ -166,26 +162,23 @@ impl Events for Redis {
         ask!(self, shared => shared.dead_summary(&group, &topic, &filter))
     }
 
-    fn edit_dead(&self, _: EditDead) -> Fut<Result<()>> {
-        self.refuse("this engine keeps no edits of dead letters", APPEND)
+    fn edit_dead(&self, edit: EditDead) -> Fut<Result<()>> {
+        ask!(self, shared => shared.edit_dead(edit))
     }
 
     fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
         ask!(self, shared => shared.remove_dead(remove))
     }
 
-    fn redrive(&self, _: Redrive) -> Fut<Result<Redriven>> {
-        self.refuse("this engine does not bring dead letters back", APPEND)
+    fn redrive(&self, redrive: Redrive) -> Fut<Result<Redriven>> {
+        ask!(self, shared => shared.redrive(redrive))
     }
 
-    fn undo_redrive(&self, _: UndoRedrive) -> Fut<Result<Undone>> {
-        self.refuse("this engine does not bring dead letters back", APPEND)
+    fn undo_redrive(&self, undo: UndoRedrive) -> Fut<Result<Undone>> {
+        ask!(self, shared => shared.undo_redrive(undo))
     }
 
-    fn set_aside(&self, _: SetAside) -> Fut<Result<u64>> {
-        self.refuse(
-            "this engine does not set messages aside",
-            "let the handler give it up: `.or_dead()`",
-        )
+    fn set_aside(&self, aside: SetAside) -> Fut<Result<u64>> {
+        ask!(self, shared => shared.set_aside(aside))
     }
 }

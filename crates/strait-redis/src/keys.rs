@@ -52,6 +52,10 @@ pub(crate) struct GroupKeys {
     pub(crate) names: String,
     /// Its dead letters: a stream, the number is the first half of the id.
     pub(crate) dead: String,
+    /// Changed copies of dead letters: a hash, number and fields.
+    pub(crate) edits: String,
+    /// Redrives: a hash, number of the run, and how many it brought back and when the next would be due.
+    pub(crate) runs: String,
 }
 
 impl GroupKeys {
@@ -60,6 +64,8 @@ impl GroupKeys {
         GroupKeys {
             members: format!("{own}:members"),
             names: format!("{own}:names"),
+            edits: format!("{own}:edits"),
+            runs: format!("{own}:runs"),
             dead: format!("strait:{{{topic}}}:dead:{group}"),
             group: own,
         }
@@ -73,6 +79,16 @@ impl GroupKeys {
     /// What is settled behind the low mark: a hash, from and to.
     pub(crate) fn settled(&self, partition: u32) -> String {
         format!("{}:{partition}:settled", self.group)
+    }
+
+    /// Dead letters that were brought back and have not ended: a hash, number and what is known.
+    pub(crate) fn back(&self, partition: u32) -> String {
+        format!("{}:{partition}:back", self.group)
+    }
+
+    /// Dead letters that hold their key: a hash, number and key.
+    pub(crate) fn held(&self, partition: u32) -> String {
+        format!("{}:{partition}:held", self.group)
     }
 
     /// What comes again: a hash, position and what is known.

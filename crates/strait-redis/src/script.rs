@@ -14,20 +14,42 @@ pub(crate) struct Scripts {
     pub(crate) grant: Source,
     pub(crate) seek: Source,
     pub(crate) drop: Source,
+    pub(crate) alter: Source,
+    pub(crate) redrive: Source,
+    pub(crate) undo: Source,
+    pub(crate) remove: Source,
+    pub(crate) edit: Source,
+    pub(crate) aside: Source,
+}
+
+/// A script with what the scripts about dead letters share in front of it.
+macro_rules! of_letters {
+    ($file:literal) => {
+        Source::new(concat!(
+            include_str!("lua/letters.lua"),
+            include_str!($file)
+        ))
+    };
 }
 
 impl Scripts {
     pub(crate) fn new() -> Self {
         Scripts {
             declare: Source::new(include_str!("lua/declare.lua")),
-            unit: Source::new(include_str!("lua/unit.lua")),
+            unit: of_letters!("lua/unit.lua"),
             claim: Source::new(include_str!("lua/claim.lua")),
             trim: Source::new(include_str!("lua/trim.lua")),
             join: Source::new(include_str!("lua/join.lua")),
             beat: Source::new(include_str!("lua/beat.lua")),
             grant: Source::new(include_str!("lua/grant.lua")),
-            seek: Source::new(include_str!("lua/seek.lua")),
+            seek: of_letters!("lua/seek.lua"),
             drop: Source::new(include_str!("lua/drop.lua")),
+            alter: of_letters!("lua/alter.lua"),
+            redrive: of_letters!("lua/redrive.lua"),
+            undo: of_letters!("lua/undo.lua"),
+            remove: of_letters!("lua/remove.lua"),
+            edit: of_letters!("lua/edit.lua"),
+            aside: of_letters!("lua/aside.lua"),
         }
     }
 }

@@ -1,29 +1,24 @@
-//! What an operator asks of groups, and their dead letters.
+//! What an operator asks of groups.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use redis::Value;
-use strait_core::events::{
-    DeadFilter, DeadLetter, DeadSummary, ErrorFingerprint, GroupInfo, MemberInfo, Overrides,
-    RemoveDead, Seek, ShardInfo, Stuck, StuckOn, Waits,
-};
-use strait_core::{ChunkBuilder, Error, Kind, Name, Position, Result, Timestamp, codes};
+use strait_core::events::{GroupInfo, MemberInfo, Seek, ShardInfo, Stuck, StuckOn, Waits};
+use strait_core::{Error, Kind, Name, Position, Result, Timestamp, codes};
 use strait_member::{Again, Stands};
 
-use super::{rules, steps};
+use super::{Steered, steps};
 use crate::engine::Shared;
 use crate::fault::odd;
 use crate::keys::{self, GroupKeys};
 use crate::reply::{bytes, entry, list, number, text};
 use crate::topics::Edges;
 
-/// Dead letters that are looked at together.
-const PAGE: usize = 500;
-/// Fields of a dead letter that are not the message's.
-const OWN: &str = "dead:";
+/// Queries about a group, and about each of its partitions.
+const ASKED: (usize, usize) = (4, 5);
 
-fn no_such_group(group: &Name, topic: &Name) -> Error {
+pub(super) fn no_such_group(group: &Name, topic: &Name) -> Error {
     Error::new(
         Kind::NotFound,
         format!("there is no group {group} on the topic {topic}"),
@@ -38,11 +33,11 @@ fn live(group: &Name, what: &str) -> Error {
 }
 
 /// Asks for everything of a group: itself, its members, their names, its dead letters, then of each partition its marks, what comes
-/// again, and the stream.
+/// again, what was brought back, what holds keys, and the stream.
 fn everything(keys: &GroupKeys, topic: &Name, partitions: u32) -> redis::Pipeline {
     let mut asked = redis::pipe();
     let group = asked.cmd("HMGET").arg(&keys.group);
-    group.arg(&["declared", "dead_bytes"]);
+    group.arg(&["declared", "overrides", "dead_bytes", "backs"]);
     asked.cmd("ZRANGE").arg(&keys.members).arg(0).arg(-1);
     asked.cmd("HGETALL").arg(&keys.names);
     asked.cmd("XLEN").arg(&keys.dead);
@@ -50,6 +45,8 @@ fn everything(keys: &GroupKeys, topic: &Name, partitions: u32) -> redis::Pipelin
         let shard = asked.cmd("HMGET").arg(keys.shard(partition));
         shard.arg(&["low", "owner", "before", "done"]);
         asked.cmd("HGETALL").arg(keys.again(partition));
+        asked.cmd("HLEN").arg(keys.back(partition));
+        asked.cmd("HGETALL").arg(keys.held(partition));
         let stream = asked.cmd("XINFO").arg("STREAM");
         stream.arg(keys::stream(topic, partition));
     }
@@ -73,7 +70,7 @@ fn members(ids: &Value, names: &Value) -> BTreeMap<String, MemberInfo> {
 }
 
 impl Shared {
-    async fn group_names(&self, topic: &Name) -> Result<Vec<Name>> {
+    pub(super) async fn group_names(&self, topic: &Name) -> Result<Vec<Name>> {
         let mut asked = redis::cmd("SMEMBERS");
         asked.arg(keys::groups(topic));
         let answer = self.link.run("listing groups", &asked, false).await?;
@@ -107,37 +104,46 @@ impl Shared {
         let asked = everything(&keys, topic, facts.partitions);
         let answers = self.link.run_all(&what, &asked, false).await?;
         let stored = answers.first().and_then(list).unwrap_or_default();
-        let declared = stored.first().and_then(text).and_then(rules);
-        let declared = declared.ok_or_else(|| no_such_group(group, topic))?;
+        let steered = Steered::read(stored).ok_or_else(|| no_such_group(group, topic))?;
+        let number_of = |index: usize| stored.get(index).and_then(number).unwrap_or_default();
         let mut members = members(&answers[1], &answers[2]);
-        let dead = answers.get(3).and_then(number).unwrap_or_default() as u64;
+        let dead = answers.get(3).and_then(number).unwrap_or_default();
+        let dead = (dead - number_of(3)).max(0) as u64;
         let stands = self.stands(group, topic);
+        let bound = steered.rules().max_dead;
+        let stopped = match &steered.pause {
+            Some(_) => Some(Waits::Paused),
+            None => (dead >= bound).then_some(Waits::TooManyDead),
+        };
         let mut shards = Vec::new();
-        for (partition, answer) in (0..).zip(answers[4..].chunks_exact(3)) {
+        for (partition, answer) in (0..).zip(answers[ASKED.0..].chunks_exact(ASKED.1)) {
             let owner = list(&answer[0]).and_then(|marks| text(marks.get(1)?));
             if let Some(member) = owner.and_then(|owner| members.get_mut(owner)) {
                 member.shards.push(partition);
             }
-            let full = dead >= declared.max_dead;
+            let stands = stands.get(&partition);
             let info = self
-                .shard(topic, partition, answer, stands.get(&partition), full)
+                .shard(topic, partition, answer, stands, stopped.as_ref())
                 .await?;
             shards.push(info.ok_or_else(|| odd(&what))?);
         }
-        let paused = (dead >= declared.max_dead).then(|| {
-            format!("{dead} dead letters, as many as it may keep: redrive or remove some").into()
-        });
+        let full =
+            || format!("{dead} dead letters, as many as it may keep: redrive or remove some");
+        let paused = match (&steered.pause, stopped) {
+            (Some(pause), _) => Some(format!("paused: {}", pause.reason)),
+            (None, stopped) => stopped.map(|_| full()),
+        };
         Ok(GroupInfo {
             group: group.clone(),
             topic: topic.clone(),
             members: members.into_values().collect(),
             shards,
             dead,
-            dead_bytes: stored.get(1).and_then(number).unwrap_or_default() as u64,
-            paused,
-            pause: None,
-            declared,
-            overrides: Overrides::default(),
+            dead_bytes: number_of(2).max(0) as u64,
+            paused: paused.map(Arc::from),
+            pause: steered.pause,
+            declared: steered.declared,
+            overrides: steered.overrides,
         })
     }
 
@@ -163,9 +169,9 @@ impl Shared {
         partition: u32,
         answer: &[Value],
         stands: Option<&(Stands, Option<Again>)>,
-        full: bool,
+        stopped: Option<&Waits>,
     ) -> Result<Option<ShardInfo>> {
-        let (Some(marks), Some(edges)) = (list(&answer[0]), Edges::read(&answer[2])) else {
+        let (Some(marks), Some(edges)) = (list(&answer[0]), Edges::read(&answer[4])) else {
             return Ok(None);
         };
         let number = |index: usize| marks.get(index).and_then(number).unwrap_or_default() as u64;
@@ -178,6 +184,8 @@ impl Shared {
             .added
             .saturating_sub(number(2))
             .saturating_sub(number(3));
+        let back = crate::reply::number(&answer[2]).unwrap_or_default() as u64;
+        let held = holders(&answer[3]);
         let known = list(&answer[1]).unwrap_or_default().chunks_exact(2);
         let again = known.filter_map(|pair| steps::of_known(Position::default(), text(&pair[1])?));
         let stored = again.filter(|again| again.attempts > 0).count() as u64;
@@ -189,13 +197,16 @@ impl Shared {
             Timestamp::now().since(Timestamp::from_millis(position.parts().0 as i64))
         });
         let has_owner = marks.get(1).and_then(text).is_some();
-        let waits = match stands {
-            _ if lag == 0 => None,
-            None if !has_owner => Some(Waits::NoMember),
-            _ if full => Some(Waits::TooManyDead),
-            Some((stands, again)) if stands.at_gap => stuck(stands, again.as_ref()).map(Waits::Gap),
-            Some((stands, again)) if stands.suspect => {
-                stuck(stands, again.as_ref()).map(Waits::Suspect)
+        let waits = match (stands, stopped) {
+            (_, Some(Waits::Paused)) => Some(Waits::Paused),
+            _ if lag + back == 0 => None,
+            (None, _) if !has_owner => Some(Waits::NoMember),
+            (_, Some(stopped)) => Some(stopped.clone()),
+            (Some((stands, again)), _) if stands.at_gap => {
+                stuck(stands, again.as_ref(), &held).map(Waits::Gap)
+            }
+            (Some((stands, again)), _) if stands.suspect => {
+                stuck(stands, again.as_ref(), &held).map(Waits::Suspect)
             }
             _ => None,
         };
@@ -208,11 +219,11 @@ impl Shared {
                     .map_or(low, strait_core::Message::position),
             }),
             end: edges.end,
-            lag,
+            lag: lag + back,
             oldest,
-            parked: stands.map_or(stored, |(stands, _)| stands.parked),
+            parked: stands.map_or(stored + back, |(stands, _)| stands.parked),
             in_flight: stands.map_or(0, |(stands, _)| stands.in_flight),
-            held_keys: 0,
+            held_keys: held.len() as u64,
             waits,
         }))
     }
@@ -244,12 +255,18 @@ impl Shared {
         let keys = GroupKeys::new(&seek.group, &seek.topic);
         let (at, before) = self.beginning(&seek.topic, seek.partition, seek.to).await?;
         let mut invoke = self.scripts.seek.prepare();
-        invoke
-            .key(keys.members.clone())
-            .key(keys.shard(seek.partition));
-        invoke
-            .key(keys.settled(seek.partition))
-            .key(keys.again(seek.partition));
+        invoke.key(keys.group.clone()).key(keys.members.clone());
+        let of = seek.partition;
+        let parts = [
+            keys.shard(of),
+            keys.settled(of),
+            keys.again(of),
+            keys.back(of),
+        ];
+        parts.into_iter().for_each(|key| {
+            invoke.key(key);
+        });
+        invoke.key(keys.held(of));
         invoke
             .arg(keys::id(at))
             .arg(before as i64)
@@ -280,12 +297,16 @@ impl Shared {
         invoke
             .key(keys.group.clone())
             .key(keys.names.clone())
-            .key(keys.dead.clone());
+            .key(keys.dead.clone())
+            .key(keys.edits.clone())
+            .key(keys.runs.clone());
         for partition in 0..facts.partitions {
             invoke
                 .key(keys.shard(partition))
                 .key(keys.settled(partition))
-                .key(keys.again(partition));
+                .key(keys.again(partition))
+                .key(keys.back(partition))
+                .key(keys.held(partition));
         }
         invoke.arg(&**group).arg(i64::from(force));
         let answer = self.script("deleting a group", &invoke, true).await?;
@@ -311,143 +332,30 @@ impl Shared {
             .map(|group| GroupKeys::new(group, topic).shard(partition))
             .collect())
     }
-
-    pub(crate) async fn dead_letters(
-        &self,
-        group: &Name,
-        topic: &Name,
-        filter: &DeadFilter,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<DeadLetter>> {
-        let found = self.stored(group, topic, filter, from, limit).await?;
-        Ok(found.into_iter().map(|(letter, _)| letter).collect())
-    }
-
-    /// The dead letters from a number on that fit, at most so many, with their bytes.
-    async fn stored(
-        &self,
-        group: &Name,
-        topic: &Name,
-        filter: &DeadFilter,
-        from: u64,
-        limit: usize,
-    ) -> Result<Vec<(DeadLetter, usize)>> {
-        filter.check()?;
-        self.group(group, topic).await?;
-        let wanted: Option<HashSet<u64>> = filter
-            .numbers
-            .as_ref()
-            .map(|numbers| numbers.iter().copied().collect());
-        let rest = DeadFilter {
-            numbers: None,
-            ..filter.clone()
-        };
-        let keys = GroupKeys::new(group, topic);
-        let (mut next, mut found) = (from, Vec::new());
-        while found.len() < limit {
-            let mut asked = redis::cmd("XRANGE");
-            asked
-                .arg(&keys.dead)
-                .arg(next)
-                .arg("+")
-                .arg("COUNT")
-                .arg(PAGE);
-            let answer = self.link.run("reading dead letters", &asked, false).await?;
-            let entries = list(&answer).unwrap_or_default();
-            for value in entries {
-                let (letter, bytes) = letter(value, topic)?;
-                next = letter.number + 1;
-                let numbered = wanted
-                    .as_ref()
-                    .is_none_or(|wanted| wanted.contains(&letter.number));
-                let fits = numbered && rest.picks(&letter);
-                if fits && found.len() < limit {
-                    found.push((letter, bytes));
-                }
-            }
-            if entries.len() < PAGE {
-                break;
-            }
-        }
-        Ok(found)
-    }
-
-    pub(crate) async fn dead_summary(
-        &self,
-        group: &Name,
-        topic: &Name,
-        filter: &DeadFilter,
-    ) -> Result<Vec<DeadSummary>> {
-        let all = self
-            .dead_letters(group, topic, filter, 0, usize::MAX)
-            .await?;
-        Ok(DeadSummary::of(&all))
-    }
-
-    pub(crate) async fn remove_dead(&self, remove: RemoveDead) -> Result<u64> {
-        let RemoveDead {
-            group,
-            topic,
-            filter,
-            ..
-        } = &remove;
-        let letters = self.stored(group, topic, filter, 0, usize::MAX).await?;
-        if let Some(numbers) = &filter.numbers {
-            let there: HashSet<u64> = self
-                .dead_letters(
-                    group,
-                    topic,
-                    &DeadFilter::numbers(numbers.iter().copied()),
-                    0,
-                    usize::MAX,
-                )
-                .await?
-                .iter()
-                .map(|letter| letter.number)
-                .collect();
-            if let Some(missing) = numbers.iter().find(|number| !there.contains(number)) {
-                let text = format!("the group {group} has no dead letter {missing}");
-                return Err(
-                    Error::new(Kind::NotFound, text).next("list them: `strait dlq ls GROUP`")
-                );
-            }
-        }
-        if remove.dry_run {
-            return Ok(letters.len() as u64);
-        }
-        let keys = GroupKeys::new(group, topic);
-        for page in letters.chunks(PAGE) {
-            let mut asked = redis::cmd("XDEL");
-            asked.arg(&keys.dead);
-            page.iter().for_each(|letter| {
-                asked.arg(format!("{}-0", letter.0.number));
-            });
-            let mut together = redis::pipe();
-            together.atomic().add_command(asked);
-            let bytes: i64 = page.iter().map(|letter| letter.1 as i64).sum();
-            together
-                .cmd("HINCRBY")
-                .arg(&keys.group)
-                .arg("dead_bytes")
-                .arg(-bytes);
-            self.link
-                .run_all("removing dead letters", &together, true)
-                .await?;
-        }
-        Ok(letters.len() as u64)
-    }
 }
 
-fn stuck(stands: &Stands, again: Option<&Again>) -> Option<Stuck> {
+/// The keys that dead letters hold, each with the first of these.
+fn holders(held: &Value) -> BTreeMap<Vec<u8>, u64> {
+    let mut keys = BTreeMap::new();
+    for pair in list(held).unwrap_or_default().chunks_exact(2) {
+        if let (Some(letter), Some(key)) = (number(&pair[0]), bytes(&pair[1])) {
+            let first = keys.entry(key.to_vec()).or_insert(letter as u64);
+            *first = (*first).min(letter as u64);
+        }
+    }
+    keys
+}
+
+fn stuck(stands: &Stands, again: Option<&Again>, held: &BTreeMap<Vec<u8>, u64>) -> Option<Stuck> {
     let message = stands.oldest.as_ref()?;
+    let holder = message.record().key().and_then(|key| held.get(key));
     let on = match again {
+        _ if stands.oldest_out => StuckOn::Member,
         Some(again) if again.due > Timestamp::now() => StuckOn::Retry {
             next: again.due,
             reason: again.reason.clone(),
         },
-        Some(_) => StuckOn::Turn,
-        None => StuckOn::Member,
+        _ => holder.map_or(StuckOn::Turn, |number| StuckOn::DeadLetter(*number)),
     };
     Some(Stuck {
         offset: message.position(),
@@ -456,53 +364,4 @@ fn stuck(stands: &Stands, again: Option<&Again>) -> Option<Stuck> {
         since: Some(message.appended()),
         on,
     })
-}
-
-/// Reads what the script of a unit has stored.
-fn letter(value: &Value, topic: &Name) -> Result<(DeadLetter, usize)> {
-    let what = || odd("reading a dead letter");
-    let (id, fields) = entry(value).ok_or_else(what)?;
-    let (number, _) = keys::position(id).ok_or_else(what)?.parts();
-    let size = fields.iter().filter_map(bytes).map(<[u8]>::len).sum();
-    let (own, message): (Vec<_>, Vec<_>) = fields
-        .chunks_exact(2)
-        .partition(|pair| text(&pair[0]).is_some_and(|name| name.starts_with(OWN)));
-    let own = |name: &str| {
-        let found = own
-            .iter()
-            .find(|pair| text(&pair[0]).and_then(|n| n.strip_prefix(OWN)) == Some(name));
-        found.map(|pair| &pair[1])
-    };
-    let number_of = |name: &str| own(name).and_then(crate::reply::number).ok_or_else(what);
-    let partition = number_of("partition")? as u32;
-    let position = own("position")
-        .and_then(bytes)
-        .and_then(keys::position)
-        .ok_or_else(what)?;
-    let appended = Timestamp::from_millis(number_of("appended")?);
-    let fields = message.into_iter().flatten().cloned().collect();
-    let value = Value::Array(vec![
-        Value::BulkString(keys::id(position).into_bytes()),
-        Value::Array(fields),
-    ]);
-    let mut chunk = ChunkBuilder::new(topic.clone(), partition);
-    crate::entry::push(&mut chunk, &value)?;
-    let chunk = chunk.build(position.next());
-    let message = chunk
-        .iter()
-        .next()
-        .map(|item| item.to_message())
-        .ok_or_else(what)?;
-    let reason: Arc<str> = own("reason").and_then(text).ok_or_else(what)?.into();
-    let letter = DeadLetter {
-        number,
-        message: message.placed(partition, position, appended),
-        edited: None,
-        attempts: number_of("attempts")? as u32,
-        fingerprint: ErrorFingerprint::of(&reason),
-        reason,
-        died: Timestamp::from_millis(number_of("died")?),
-        history: Vec::new(),
-    };
-    Ok((letter, size))
 }

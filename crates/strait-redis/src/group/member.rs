@@ -2,6 +2,7 @@
 
 mod flow;
 mod lease;
+mod look;
 
 use std::collections::{BTreeMap, VecDeque};
 use std::pin::Pin;
@@ -10,12 +11,13 @@ use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
-use strait_core::events::GroupSpec;
+use strait_core::events::{GroupRules, GroupSpec};
 use strait_core::{Abandoned, Arrival, Fence, Shard, Timestamp};
 use strait_member::Window;
 use tokio::sync::{Notify, watch};
 
 use super::SESSION_MS;
+use super::letters::Back;
 use super::steps::Ending;
 use crate::engine::Shared;
 use crate::keys::GroupKeys;
@@ -52,8 +54,18 @@ pub(super) struct Inner {
     hurry: bool,
     pub(super) ended: bool,
     partitions: u32,
-    /// As many dead letters as the group may keep: nothing new goes out.
-    full: bool,
+    /// What the group goes by.
+    rules: GroupRules,
+    /// Its dead letters: at the bound nothing new goes out.
+    dead: u64,
+    /// An operator paused it: nothing goes out.
+    paused: bool,
+    /// The revision of the group that was looked at last.
+    rev: u64,
+    /// The group was changed since: nothing goes out before it was looked at.
+    stale: bool,
+    /// Messages that this member gave up so far.
+    burials: u64,
     /// Dead letters on their way: nothing goes out until it is known whether there may be more.
     dying: usize,
     /// The end of the session, if nothing is heard any more.
@@ -68,9 +80,11 @@ struct Queued {
 }
 
 /// A shard of this member.
-struct Owned {
-    window: Window,
-    epoch: u64,
+pub(super) struct Owned {
+    pub(super) window: Window,
+    pub(super) epoch: u64,
+    /// Dead letters that were brought back, by their number in the window.
+    pub(super) letters: BTreeMap<u64, Back>,
     /// Grows whenever messages are sent back: what was taken before may have to wait for them.
     turn: u64,
     /// The last read found nothing behind what was read: the tail tells when there is more.
@@ -118,6 +132,7 @@ impl Member {
         partitions: u32,
     ) -> Arc<Self> {
         let session = Duration::from_millis(SESSION_MS as u64);
+        let rules = GroupRules::of(&spec);
         let member = Arc::new(Member {
             id,
             spec,
@@ -136,7 +151,12 @@ impl Member {
                 hurry: false,
                 ended: false,
                 partitions,
-                full: false,
+                rules,
+                dead: 0,
+                paused: false,
+                rev: 0,
+                stale: true,
+                burials: 0,
                 dying: 0,
                 alive_until: Instant::now() + session,
             }),
@@ -163,9 +183,17 @@ impl Member {
         shard: Shard,
         work: impl FnOnce(u64, &mut Window) -> Option<T>,
     ) -> Option<T> {
+        self.with_owned(shard, |owned| work(owned.epoch, &mut owned.window))
+    }
+
+    /// The same, with what else is known of the shard.
+    pub(super) fn with_owned<T>(
+        &self,
+        shard: Shard,
+        work: impl FnOnce(&mut Owned) -> Option<T>,
+    ) -> Option<T> {
         let mut inner = self.inner.lock();
-        let owned = inner.shards.get_mut(&shard)?;
-        work(owned.epoch, &mut owned.window)
+        work(inner.shards.get_mut(&shard)?)
     }
 
     /// True for a shard whose receipts may still be settled.
@@ -191,6 +219,7 @@ impl Member {
     pub(crate) fn turns(&self, shard: Shard, dead: usize) {
         let mut inner = self.inner.lock();
         inner.dying += dead;
+        inner.burials += dead as u64;
         if let Some(owned) = inner.shards.get_mut(&shard) {
             owned.turn += 1;
         }
@@ -360,7 +389,8 @@ impl Inner {
     fn may_give(&self) -> bool {
         let waits = !self.arrivals.is_empty() || self.dying > 0 || self.hurry;
         let comes_back = !self.returned.is_empty() || !self.abandoned.is_empty();
-        !waits && !comes_back && !self.full
+        let full = self.dead >= self.rules.max_dead;
+        !waits && !comes_back && !full && !self.paused && !self.stale
     }
 
     pub(super) fn arrive(&mut self, arrival: Arrival) {

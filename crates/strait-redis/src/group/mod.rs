@@ -3,9 +3,12 @@
 //! Reading needs no lease. What goes out is granted by a script that checks the token, what ends is settled by one that does, so a
 //! member that was paused past its lease changes nothing.
 
+mod dead;
 mod info;
+mod letters;
 mod member;
 mod source;
+mod steer;
 mod steps;
 
 use std::collections::HashMap;
@@ -13,12 +16,13 @@ use std::sync::{Arc, Weak};
 
 use parking_lot::Mutex;
 use strait_core::events::{AfterDead, GroupRules, GroupSpec, Order, Start};
-use strait_core::{Consumer, Error, Name, Position, Result};
+use strait_core::{Consumer, Error, Kind, Name, Position, Result};
 
 use crate::engine::Shared;
 use crate::keys::{self, GroupKeys};
 
 pub(crate) use member::Member;
+use steer::Steered;
 pub(crate) use steps::{Ending, put_shards};
 
 /// How long a member may be silent before its partitions go to others, in ms.
@@ -53,13 +57,12 @@ impl Members {
 
 fn check(spec: &GroupSpec) -> Result<()> {
     spec.check()?;
-    match spec.after_dead {
-        AfterDead::Continue => Ok(()),
-        AfterDead::HoldKey => Err(Error::unsupported(
-            "on Redis a dead letter cannot hold its key",
-            "let keys go on after a dead letter (continue), or use the embedded engine",
-        )),
+    if spec.after_dead == AfterDead::HoldKey && spec.order == Order::Free {
+        let group = &spec.group;
+        let text = format!("group `{group}`: it holds keys and keeps no order");
+        return Err(Error::new(Kind::Rejected, text).next("keep order by key, or let keys go on"));
     }
+    Ok(())
 }
 
 /// What a member declares, as it is stored.
@@ -70,6 +73,7 @@ fn declared(spec: &GroupSpec) -> String {
         "max_dead": spec.max_dead,
         "dead_age_ms": spec.dead_age.map(|age| age.as_millis() as u64),
         "gap": spec.gap,
+        "after_dead": spec.after_dead.as_str(),
         "dead_topic": spec.dead_topic.as_deref(),
     })
     .to_string()
@@ -87,7 +91,10 @@ fn rules(text: &str) -> Option<GroupRules> {
         max_dead: number("max_dead")?,
         dead_age: number("dead_age_ms").map(std::time::Duration::from_millis),
         gap: number("gap")?,
-        after_dead: AfterDead::Continue,
+        after_dead: match value.get("after_dead").and_then(|after| after.as_str()) {
+            Some("hold_key") => AfterDead::HoldKey,
+            _ => AfterDead::Continue,
+        },
         dead_topic: value
             .get("dead_topic")
             .and_then(|topic| topic.as_str())
@@ -98,12 +105,6 @@ fn rules(text: &str) -> Option<GroupRules> {
 impl Shared {
     pub(crate) async fn join(self: Arc<Self>, spec: GroupSpec) -> Result<Consumer> {
         check(&spec)?;
-        if spec.dead_age.is_some() {
-            return Err(Error::unsupported(
-                "this engine does not remove dead letters by their age",
-                "remove them by a filter, or leave `dead_age` out",
-            ));
-        }
         self.known.forget(&spec.topic);
         let facts = self.facts(&spec.topic).await?;
         if let Some(dead) = &spec.dead_topic {
@@ -122,7 +123,7 @@ impl Shared {
             redis::Value::Int(1) => Start::Earliest,
             _ => spec.start,
         };
-        self.place(&keys, &spec, start, id, facts.partitions)
+        self.place(&keys, &spec, start, id, facts.partitions, true)
             .await?;
         let member = Member::start(self.clone(), spec, keys, id, facts.partitions);
         self.members.put(&member);
@@ -151,6 +152,7 @@ impl Shared {
         start: Start,
         id: u64,
         partitions: u32,
+        declares: bool,
     ) -> Result<()> {
         let what = format!("joining the group {:?}", spec.group);
         let mut invoke = self.scripts.join.prepare();
@@ -164,10 +166,13 @@ impl Shared {
             .arg(&*spec.group)
             .arg(keys::member(id))
             .arg(&spec.member);
-        invoke.arg(declared(spec)).arg(SESSION_MS);
+        let declared = declares.then(|| declared(spec));
+        invoke.arg(declared.unwrap_or_default()).arg(SESSION_MS);
+        let lets_go = declares && spec.after_dead == AfterDead::Continue;
+        invoke.arg(i64::from(lets_go));
         for partition in 0..partitions {
             let (at, before) = self.beginning(&spec.topic, partition, start).await?;
-            invoke.key(keys.shard(partition));
+            invoke.key(keys.shard(partition)).key(keys.held(partition));
             invoke.arg(keys::id(at)).arg(before as i64);
         }
         self.script(&what, &invoke, true).await.map(drop)

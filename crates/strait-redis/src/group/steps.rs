@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
+use strait_core::events::{AfterDead, Death, HISTORY};
 use strait_core::{Fence, Message, Name, Timestamp, Verdict};
 use strait_member::{Again, End, Step};
 
-use super::Member;
+use super::letters::{Back, history_text};
+use super::{Member, letters};
+use crate::keys;
 use crate::script::Invoke;
-use crate::{entry, keys};
 
 /// What a member says of messages that were out, on its way to the server.
 #[derive(Debug)]
@@ -16,8 +18,33 @@ pub(crate) struct Ending {
     pub(crate) shard: u32,
     /// The token of the shard's lease.
     epoch: u64,
-    /// The steps, with the messages of those that need them.
-    steps: Vec<(Step, Vec<Message>)>,
+    ends: Vec<One>,
+}
+
+/// One step, with what has to be stored of it.
+#[derive(Debug)]
+struct One {
+    step: Step,
+    /// Of those that need them.
+    messages: Vec<Message>,
+    /// The dead letter that was brought back.
+    back: Option<Back>,
+    /// It holds its key when it is dead.
+    holds: bool,
+}
+
+impl One {
+    fn is_dead(&self) -> bool {
+        matches!(self.step.end, End::Dead { .. })
+    }
+
+    /// How many steps the script sees.
+    fn count(&self) -> i64 {
+        match self.step.end {
+            End::Again { .. } => self.step.count as i64,
+            _ => 1,
+        }
+    }
 }
 
 impl Ending {
@@ -43,37 +70,39 @@ impl Ending {
         shard: u32,
         steps: impl FnOnce(&mut strait_member::Window) -> Option<Vec<Step>>,
     ) -> Option<Self> {
-        let (epoch, steps) = member.with(shard, |epoch, window| {
-            let steps = steps(window)?;
-            let messages = |step: &Step| match step.end {
-                End::Done => Vec::new(),
-                _ => window.messages(step).collect(),
+        let (epoch, ends) = member.with_owned(shard, |owned| {
+            let steps = steps(&mut owned.window)?;
+            let one = |step: Step| One {
+                messages: match step.end {
+                    End::Done => Vec::new(),
+                    _ => owned.window.messages(&step).collect(),
+                },
+                back: step
+                    .came()
+                    .and_then(|number| owned.letters.get(&number).cloned()),
+                holds: owned.window.rules().after_dead == AfterDead::HoldKey,
+                step,
             };
-            let steps = steps.into_iter().map(|step| {
-                let messages = messages(&step);
-                (step, messages)
-            });
-            Some((epoch, steps.collect()))
+            Some((owned.epoch, steps.into_iter().map(one).collect::<Vec<_>>()))
         })?;
         let ending = Ending {
             member: member.clone(),
             shard,
             epoch,
-            steps,
+            ends,
         };
-        if ending.steps.iter().any(|(step, _)| step.end != End::Done) {
+        if ending.ends.iter().any(|one| one.step.end != End::Done) {
             member.turns(shard, ending.deaths());
         }
         Some(ending)
     }
 
     fn deaths(&self) -> usize {
-        let dead = |(step, _): &&(Step, Vec<Message>)| matches!(step.end, End::Dead { .. });
-        self.steps.iter().filter(dead).count()
+        self.ends.iter().filter(|one| one.is_dead()).count()
     }
 
     pub(crate) fn is_empty(&self) -> bool {
-        self.steps.is_empty()
+        self.ends.is_empty()
     }
 
     /// It is stored.
@@ -83,11 +112,18 @@ impl Ending {
             member,
             shard,
             epoch,
-            steps,
+            ends,
         } = self;
-        member.with(shard, |now, window| {
-            if now == epoch {
-                steps.into_iter().for_each(|(step, _)| window.applied(step));
+        member.with_owned(shard, |owned| {
+            if owned.epoch == epoch {
+                for One { step, .. } in ends {
+                    if let (Some(number), false) =
+                        (step.came(), matches!(step.end, End::Again { .. }))
+                    {
+                        owned.letters.remove(&number);
+                    }
+                    owned.window.applied(step);
+                }
             }
             Some(())
         });
@@ -101,7 +137,7 @@ impl Ending {
     pub(crate) fn back(&self) {
         self.member.with(self.shard, |now, window| {
             if now == self.epoch {
-                self.steps.iter().for_each(|(step, _)| window.back(step));
+                self.ends.iter().for_each(|one| window.back(&one.step));
             }
             Some(())
         });
@@ -116,11 +152,11 @@ impl Ending {
     }
 }
 
-/// What is stored of a message that comes again.
-pub(crate) fn known(again: &Again) -> String {
+/// What is stored of a message that comes again; `out` is the token under which it is out, 0 when it is not.
+pub(crate) fn known(again: &Again, out: u64) -> String {
     let reason = again.reason.as_deref().map(|reason| format!("+{reason}"));
     format!(
-        "{} {} {} {}",
+        "{} {} {} {out} {}",
         again.attempts,
         again.lost,
         again.due.as_millis(),
@@ -130,12 +166,14 @@ pub(crate) fn known(again: &Again) -> String {
 
 /// Reads what [`known`] made.
 pub(crate) fn of_known(position: strait_core::Position, text: &str) -> Option<Again> {
-    let mut parts = text.splitn(4, ' ');
+    let mut parts = text.splitn(5, ' ');
+    let (attempts, lost, due) = (parts.next()?, parts.next()?, parts.next()?);
+    parts.next()?;
     Some(Again {
         position,
-        attempts: parts.next()?.parse().ok()?,
-        lost: parts.next()?.parse().ok()?,
-        due: Timestamp::from_millis(parts.next()?.parse().ok()?),
+        attempts: attempts.parse().ok()?,
+        lost: lost.parse().ok()?,
+        due: Timestamp::from_millis(due.parse().ok()?),
         reason: parts.next()?.strip_prefix('+').map(Arc::from),
     })
 }
@@ -144,45 +182,52 @@ pub(crate) fn of_known(position: strait_core::Position, text: &str) -> Option<Ag
 pub(crate) fn put_shards(invoke: &mut Invoke, endings: &[Ending]) {
     invoke.arg(endings.len() as i64);
     for ending in endings {
-        let (member, shard) = (&ending.member, ending.shard);
-        invoke
-            .key(member.keys.shard(shard))
-            .key(member.keys.settled(shard));
-        invoke.key(member.keys.again(shard));
-        invoke
-            .key(member.keys.group.clone())
-            .key(member.keys.dead.clone());
-        let count = |(step, _): &(Step, Vec<Message>)| match step.end {
-            End::Again { .. } => step.count as i64,
-            _ => 1,
-        };
+        let (keys, shard) = (&ending.member.keys, ending.shard);
+        let all = [
+            keys.shard(shard),
+            keys.settled(shard),
+            keys.again(shard),
+            keys.group.clone(),
+            keys.dead.clone(),
+            keys.edits.clone(),
+            keys.back(shard),
+            keys.held(shard),
+        ];
+        all.into_iter().for_each(|key| {
+            invoke.key(key);
+        });
         invoke.arg(ending.epoch as i64);
-        invoke.arg(ending.steps.iter().map(count).sum::<i64>());
-        for (step, messages) in &ending.steps {
-            put_step(invoke, step, messages, member.spec.dead_topic.as_ref());
+        invoke.arg(ending.ends.iter().map(One::count).sum::<i64>());
+        for one in &ending.ends {
+            put_one(invoke, one, ending.member.spec.dead_topic.as_ref());
         }
     }
 }
 
-fn put_step(invoke: &mut Invoke, step: &Step, messages: &[Message], copy: Option<&Name>) {
-    match &step.end {
-        End::Done => {
-            invoke
-                .arg("done")
-                .arg(keys::id(step.range.from))
-                .arg(keys::id(step.range.to));
-            invoke.arg(step.count as i64);
+fn put_one(invoke: &mut Invoke, one: &One, copy: Option<&Name>) {
+    let range = one.step.range;
+    let (from, to) = (keys::id(range.from), keys::id(range.to));
+    match (&one.step.end, &one.back) {
+        (End::Done, Some(back)) => {
+            invoke.arg("ended").arg(back.number);
+        }
+        (End::Done, None) => {
+            invoke.arg("done").arg(from).arg(to);
+            invoke.arg(one.step.count as i64);
             // Only what went out again has something to forget, and that ends alone.
-            let alone = (step.count == 1).then(|| keys::id(keys::before(step.range.to)));
+            let alone = (one.step.count == 1).then(|| keys::id(keys::before(range.to)));
             invoke.arg(alone.unwrap_or_default());
         }
-        End::Again {
-            attempts,
-            lost,
-            due,
-            reason,
-        } => {
-            for message in messages {
+        (
+            End::Again {
+                attempts,
+                lost,
+                due,
+                reason,
+            },
+            back,
+        ) => {
+            for message in &one.messages {
                 let again = Again {
                     position: message.position(),
                     attempts: *attempts,
@@ -190,40 +235,35 @@ fn put_step(invoke: &mut Invoke, step: &Step, messages: &[Message], copy: Option
                     due: *due,
                     reason: reason.clone(),
                 };
-                invoke
-                    .arg("again")
-                    .arg(keys::id(message.position()))
-                    .arg(known(&again));
+                match back {
+                    Some(back) => {
+                        invoke.arg("waits").arg(back.number);
+                        invoke.arg(back.known(&again, 0));
+                    }
+                    None => {
+                        invoke.arg("again").arg(keys::id(again.position));
+                        invoke.arg(known(&again, 0));
+                    }
+                }
             }
         }
-        End::Dead { attempts, reason } => {
-            let Some(message) = messages.first() else {
+        (End::Dead { attempts, reason }, back) => {
+            let Some(message) = one.messages.first() else {
                 return;
             };
-            let position = keys::id(message.position());
-            invoke
-                .arg("dead")
-                .arg(keys::id(step.range.from))
-                .arg(keys::id(step.range.to));
-            invoke.arg(&position);
+            invoke.arg("dead").arg(from).arg(to);
+            invoke.arg(keys::id(message.position()));
+            let number = back.as_ref().map(|back| back.number.to_string());
+            invoke.arg(number.unwrap_or_default());
             invoke.arg(copy.map(|topic| keys::stream(topic, 0)).unwrap_or_default());
-            let mut fields: Vec<Vec<u8>> = Vec::with_capacity(24);
-            entry::fields(&message.record(), |name, value| {
-                fields.push(name.to_vec());
-                fields.push(value.to_vec());
-            });
-            let own = [
-                ("dead:topic", message.topic().to_string()),
-                ("dead:partition", message.partition().to_string()),
-                ("dead:position", position),
-                ("dead:appended", message.appended().as_millis().to_string()),
-                ("dead:attempts", attempts.to_string()),
-                ("dead:died", Timestamp::now().as_millis().to_string()),
-                ("dead:reason", reason.to_string()),
-            ];
-            for (name, value) in own {
-                fields.push(name.into());
-                fields.push(value.into());
+            invoke.arg(letters::holds(message, one.holds));
+            let mut fields = letters::fields(message, reason);
+            fields.push("dead:attempts".into());
+            fields.push(attempts.to_string().into());
+            let deaths = back.as_ref().map_or(&[][..], |back| &back.deaths);
+            if !deaths.is_empty() {
+                fields.push("dead:history".into());
+                fields.push(history_text(newest(deaths)).into());
             }
             invoke.arg(fields.len() as i64);
             fields.into_iter().for_each(|field| {
@@ -231,6 +271,10 @@ fn put_step(invoke: &mut Invoke, step: &Step, messages: &[Message], copy: Option
             });
         }
     }
+}
+
+fn newest(deaths: &[Death]) -> &[Death] {
+    &deaths[deaths.len().saturating_sub(HISTORY)..]
 }
 
 #[cfg(test)]
@@ -248,7 +292,7 @@ mod tests {
                 due: Timestamp::from_millis(-7),
                 reason: reason.map(Arc::from),
             };
-            assert_eq!(of_known(position, &known(&again)), Some(again));
+            assert_eq!(of_known(position, &known(&again, 4)), Some(again));
         }
         assert_eq!(of_known(position, "3 1"), None);
     }

@@ -63,7 +63,9 @@ for rank, entry in ipairs(order) do
   end
 end
 local mine = members[ARGV[1]]
-local answer = {'lives', target, redis.call('XLEN', KEYS[4])}
+local group = redis.call('HMGET', KEYS[1], 'backs', 'rev')
+local dead = redis.call('XLEN', KEYS[4]) - (tonumber(group[1]) or 0)
+local answer = {'lives', target, dead, tonumber(group[2]) or 0}
 for p = 0, shards - 1 do
   local key = KEYS[5 + p]
   local until_ = string.format('%.0f', now + ARGV[2])
@@ -72,7 +74,8 @@ for p = 0, shards - 1 do
     answer[#answer + 1] = {p, tonumber(redis.call('HGET', key, 'epoch')), 0}
   elseif not owners[p] and mine < target and redis.call('HEXISTS', key, 'low') == 1 then
     mine = mine + 1
-    redis.call('HSET', key, 'owner', ARGV[1], 'until', until_)
+    -- What went out before, and did not end, is with nobody now.
+    redis.call('HSET', key, 'owner', ARGV[1], 'until', until_, 'taken', redis.call('HGET', key, 'out'))
     answer[#answer + 1] = {p, redis.call('HINCRBY', key, 'epoch', 1), 1}
   end
 end

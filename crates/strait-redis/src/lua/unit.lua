@@ -1,9 +1,11 @@
 -- One unit: messages that end, what is remembered of a key, and batches, all or none of it.
--- KEYS: what is remembered, or nothing; of each shard: it, what is settled, what comes again, its group, its dead letters; then of each
---       batch its stream and its ids.
+-- KEYS: what is remembered, or nothing; of each shard: it, what is settled, what comes again, its group, its dead letters, their changed
+--       copies, what was brought back, what holds keys; then of each batch its stream and its ids.
 -- ARGV: 1 with a key to remember, token or '', 'store' or 'forget', result, time to live in ms;
 --       number of shards; of each: epoch, number of steps, and of each step: 'done', from, to, count, position or '';
---       'again', position, what is known; 'dead', from, to, position, stream of a copy or '', number of fields and these;
+--       'again', position, what is known; 'dead', from, to, position, number or '' of what was brought back, stream of a copy or '',
+--       'key' and the key that is held or '', number of fields and these; of what was brought back also 'ended', number;
+--       'waits', number, what is known;
 --       number of batches; of each: expected end or '', window in ms, number of ids, number of records,
 --       and of each record the number of fields and these
 local key, at = 1, 7
@@ -28,17 +30,19 @@ for i = 1, tonumber(ARGV[6]) do
   local shard = {key = key, steps = tonumber(ARGV[at + 1]), at = at + 2}
   local held = redis.call('HMGET', KEYS[key], 'epoch', 'owner')
   shard.valid = held[1] == ARGV[at] and held[2]
-  key, at = key + 5, at + 2
+  key, at = key + 8, at + 2
   for _ = 1, shard.steps do
     if ARGV[at] == 'done' then
       at = at + 5
-    elseif ARGV[at] == 'again' then
+    elseif ARGV[at] == 'again' or ARGV[at] == 'waits' then
       at = at + 3
+    elseif ARGV[at] == 'ended' then
+      at = at + 2
     else
-      if ARGV[at + 4] ~= '' and redis.call('TYPE', ARGV[at + 4]).ok ~= 'stream' then
-        return {'nowhere', ARGV[at + 4]}
+      if ARGV[at + 5] ~= '' and redis.call('TYPE', ARGV[at + 5]).ok ~= 'stream' then
+        return {'nowhere', ARGV[at + 5]}
       end
-      at = at + 6 + tonumber(ARGV[at + 5])
+      at = at + 8 + tonumber(ARGV[at + 7])
     end
   end
   shards[i] = shard
@@ -49,46 +53,44 @@ for _, shard in ipairs(shards) do
     return {'fenced'}
   end
 end
-local function settle(shard, from, to, count)
-  local low = redis.call('HGET', KEYS[shard.key], 'low')
-  if low == from then
-    while to do
-      low = to
-      to = redis.call('HGET', KEYS[shard.key + 1], low)
-      if to then redis.call('HDEL', KEYS[shard.key + 1], low) end
-    end
-    redis.call('HSET', KEYS[shard.key], 'low', low)
-  else
-    redis.call('HSET', KEYS[shard.key + 1], from, to)
+local function end_one(shard, at)
+  local first = shard.key
+  local key, settled, again, group = KEYS[first], KEYS[first + 1], KEYS[first + 2], KEYS[first + 3]
+  local dead, edits, back, held = KEYS[first + 4], KEYS[first + 5], KEYS[first + 6], KEYS[first + 7]
+  if ARGV[at] == 'done' then
+    settle(key, settled, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
+    if ARGV[at + 4] ~= '' then redis.call('HDEL', again, ARGV[at + 4]) end
+    return at + 5
+  elseif ARGV[at] == 'again' then
+    redis.call('HSET', again, ARGV[at + 1], ARGV[at + 2])
+    return at + 3
+  elseif ARGV[at] == 'ended' then
+    drop_letter(group, dead, edits, ARGV[at + 1])
+    end_back(group, back, ARGV[at + 1])
+    return at + 2
+  elseif ARGV[at] == 'waits' then
+    redis.call('HSET', back, ARGV[at + 1], ARGV[at + 2])
+    return at + 3
   end
-  redis.call('HINCRBY', KEYS[shard.key], 'done', count)
+  local fields = {}
+  for i = at + 8, at + 7 + tonumber(ARGV[at + 7]) do fields[#fields + 1] = ARGV[i] end
+  local number = bury(group, dead, ARGV[at + 5], fields)
+  if ARGV[at + 6] ~= '' then
+    redis.call('HSET', held, number, string.sub(ARGV[at + 6], 4))
+  end
+  if ARGV[at + 4] ~= '' then
+    drop_letter(group, dead, edits, ARGV[at + 4])
+    end_back(group, back, ARGV[at + 4])
+  else
+    settle(key, settled, ARGV[at + 1], ARGV[at + 2], 1)
+    redis.call('HDEL', again, ARGV[at + 3])
+  end
+  return at + 8 + #fields
 end
 local function end_all()
   for _, shard in ipairs(shards) do
     local at = shard.at
-    for _ = 1, shard.steps do
-      if ARGV[at] == 'done' then
-        settle(shard, ARGV[at + 1], ARGV[at + 2], ARGV[at + 3])
-        if ARGV[at + 4] ~= '' then redis.call('HDEL', KEYS[shard.key + 2], ARGV[at + 4]) end
-        at = at + 5
-      elseif ARGV[at] == 'again' then
-        redis.call('HSET', KEYS[shard.key + 2], ARGV[at + 1], ARGV[at + 2])
-        at = at + 3
-      else
-        local fields = tonumber(ARGV[at + 5])
-        local number = redis.call('HINCRBY', KEYS[shard.key + 3], 'deaths', 1)
-        redis.call('XADD', KEYS[shard.key + 4], number .. '-0', unpack(ARGV, at + 6, at + 5 + fields))
-        local size = 0
-        for j = at + 6, at + 5 + fields do size = size + #ARGV[j] end
-        redis.call('HINCRBY', KEYS[shard.key + 3], 'dead_bytes', size)
-        if ARGV[at + 4] ~= '' then
-          redis.call('XADD', ARGV[at + 4], '*', unpack(ARGV, at + 6, at + 5 + fields))
-        end
-        settle(shard, ARGV[at + 1], ARGV[at + 2], 1)
-        redis.call('HDEL', KEYS[shard.key + 2], ARGV[at + 3])
-        at = at + 6 + fields
-      end
-    end
+    for _ = 1, shard.steps do at = end_one(shard, at) end
   end
 end
 if seen then

@@ -5,12 +5,13 @@ use std::time::{Duration, Instant};
 
 use strait_core::events::Cursor;
 use strait_core::{Abandoned, Position, Result, Shard, Timestamp, Verdict};
-use strait_member::{Taken, Window};
+use strait_member::{Grant, Taken, Window};
 
 use super::{BEAT, Home, Member, Owned, Queued, Waiting, disarm};
 use crate::group::steps::{self, Ending, put_shards};
 use crate::keys;
 use crate::reply::{list, number, text};
+use crate::script::Invoke;
 
 /// Bytes that are read ahead at once.
 const AHEAD: usize = 1 << 20;
@@ -199,8 +200,9 @@ impl Member {
         pause
     }
 
-    /// What the source asked for, where something may go out: its shard, that one's token and turn, and the messages.
-    fn next(self: &Arc<Self>) -> Option<(Shard, u64, u64, Taken)> {
+    /// What the source asked for, where something may go out: its shard, that one's token and turn, the group's revision, and the
+    /// messages.
+    fn next(self: &Arc<Self>) -> Option<(Shard, u64, u64, u64, Taken)> {
         let home: Arc<dyn Abandoned> = Arc::new(Home(Arc::downgrade(self)));
         let mut inner = self.inner.lock();
         let (items, bytes) = inner.wanted.filter(|_| inner.may_give())?;
@@ -208,38 +210,66 @@ impl Member {
         let after = inner.shards.range(turn + 1..);
         let order = after.chain(inner.shards.range(..=turn));
         let order: Vec<Shard> = order.map(|(shard, _)| *shard).collect();
+        let rev = inner.rev;
         order.into_iter().find_map(|shard| {
             let owned = inner.shards.get_mut(&shard)?;
             let taken = owned.window.take(now, wall, items, bytes, &home)?;
             let (epoch, turned) = (owned.epoch, owned.turn);
             inner.turn = shard;
-            Some((shard, epoch, turned, taken))
+            Some((shard, epoch, turned, rev, taken))
         })
+    }
+
+    fn grant(&self, shard: Shard, epoch: u64, rev: u64, grant: &Grant) -> Invoke {
+        let mut invoke = self.shared.scripts.grant.prepare();
+        let keys = &self.keys;
+        invoke.key(keys.group.clone()).key(keys.shard(shard));
+        invoke.key(keys.again(shard)).key(keys.back(shard));
+        invoke.arg(epoch as i64).arg(rev as i64);
+        invoke.arg(grant.out.map(keys::id).unwrap_or_default());
+        invoke.arg(grant.again.len() as i64);
+        for again in &grant.again {
+            // What new messages went past is not out.
+            let out = if again.attempts > 0 { epoch } else { 0 };
+            invoke
+                .arg(keys::id(again.position))
+                .arg(steps::known(again, out));
+        }
+        let inner = self.inner.lock();
+        let owned = inner.shards.get(&shard);
+        for (number, again) in &grant.elsewhere {
+            if let Some(back) = owned.and_then(|owned| owned.letters.get(number)) {
+                invoke.arg(back.number).arg(back.known(again, epoch));
+            }
+        }
+        invoke
     }
 
     /// Grants the source what it asked for; `true` when something went out.
     pub(super) async fn give(self: &Arc<Self>) -> bool {
-        let Some((shard, epoch, turned, taken)) = self.next() else {
+        let Some((shard, epoch, turned, rev, taken)) = self.next() else {
             return false;
         };
-        let mut invoke = self.shared.scripts.grant.prepare();
-        invoke
-            .key(self.keys.shard(shard))
-            .key(self.keys.again(shard));
-        invoke.arg(epoch as i64);
-        invoke.arg(taken.grant.out.map(keys::id).unwrap_or_default());
-        for again in &taken.grant.again {
-            invoke
-                .arg(keys::id(again.position))
-                .arg(steps::known(again));
-        }
+        let invoke = self.grant(shard, epoch, rev, &taken.grant);
         let what = "granting messages of a group";
         let granted = self.shared.script(what, &invoke, true).await;
-        if granted.as_ref().ok().and_then(number) != Some(1) {
-            // Another member's, or nobody knows: what the server has of it is read again, under a new token.
-            disarm(taken.arrival);
-            self.lost(shard, epoch);
-            return true;
+        match granted.as_ref().ok().and_then(number) {
+            Some(1) => {}
+            // An operator changed the group: that is looked at first.
+            Some(2) => {
+                let mut inner = self.inner.lock();
+                (inner.stale, inner.hurry) = (true, true);
+                if let Some(owned) = inner.shards.get_mut(&shard) {
+                    owned.window.put_back(taken);
+                }
+                return true;
+            }
+            _ => {
+                // Another member's, or nobody knows: what the server has of it is read again, under a new token.
+                disarm(taken.arrival);
+                self.lost(shard, epoch);
+                return true;
+            }
         }
         let mut inner = self.inner.lock();
         let owned = inner.shards.get(&shard);

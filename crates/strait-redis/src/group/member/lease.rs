@@ -4,14 +4,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use redis::Value;
-use strait_core::{Arrival, Position, Result, Shard};
-use strait_member::{Kept, Range, Rules, Window};
+use strait_core::{Arrival, Result, Shard};
 
 use super::{Member, Owned};
 use crate::fault::odd;
-use crate::group::{SESSION_MS, steps};
+use crate::group::SESSION_MS;
 use crate::keys;
-use crate::reply::{bytes, list, number, text};
+use crate::reply::{list, number, text};
 
 impl Member {
     pub(super) fn silent(&self, error: &strait_core::Error) {
@@ -93,14 +92,15 @@ impl Member {
         }
         let answer = answer?;
         let answer = list(&answer).ok_or_else(|| odd(what))?;
-        let ([Value::Int(target), Value::Int(dead)], Some("lives")) = (
-            answer.get(1..3).unwrap_or_default(),
+        let ([Value::Int(target), Value::Int(dead), Value::Int(rev)], Some("lives")) = (
+            answer.get(1..4).unwrap_or_default(),
             answer.first().and_then(text),
         ) else {
             return Ok(answer.first().and_then(text) == Some("left"));
         };
-        self.take_shares(&answer[3..], *target as usize, *dead as u64, begun)
+        self.take_shares(&answer[4..], *target as usize, *dead as u64, begun)
             .await?;
+        self.look(*rev as u64).await?;
         self.grow().await?;
         Ok(true)
     }
@@ -136,7 +136,7 @@ impl Member {
         }
         let mut inner = self.inner.lock();
         inner.alive_until = begun + Duration::from_millis(SESSION_MS as u64);
-        inner.full = dead >= self.spec.max_dead;
+        inner.dead = dead;
         let gone: Vec<Shard> = inner
             .shards
             .iter()
@@ -172,66 +172,6 @@ impl Member {
         Ok(())
     }
 
-    /// A shard is this member's: what is known of it is read, and its window opened.
-    async fn assign(self: &Arc<Self>, shard: Shard, epoch: u64) -> Result<()> {
-        let what = "reading the state of a group";
-        let mut asked = redis::pipe();
-        asked
-            .cmd("HMGET")
-            .arg(self.keys.shard(shard))
-            .arg("low")
-            .arg("out");
-        asked.cmd("HGETALL").arg(self.keys.settled(shard));
-        asked.cmd("HGETALL").arg(self.keys.again(shard));
-        let answers = self.shared.link.run_all(what, &asked, false).await?;
-        let [marks, settled, again] = answers.as_slice() else {
-            return Err(odd(what));
-        };
-        let position = |value: &Value| keys::position(bytes(value)?);
-        let marks: Vec<Position> = list(marks)
-            .unwrap_or_default()
-            .iter()
-            .filter_map(position)
-            .collect();
-        let [low, out] = marks[..] else {
-            return Err(odd(what));
-        };
-        let mut ranges: Vec<Range> = pairs(settled)
-            .filter_map(|(from, to)| {
-                Some(Range {
-                    from: position(from)?,
-                    to: position(to)?,
-                })
-            })
-            .collect();
-        ranges.sort_by_key(|range| range.from);
-        let known =
-            pairs(again).filter_map(|(at, known)| steps::of_known(position(at)?, text(known)?));
-        let mut again: Vec<_> = known.filter(|again| again.position >= low).collect();
-        again.sort_by_key(|again| again.position);
-        let kept = Kept {
-            low,
-            settled: ranges,
-            again,
-            out: out.max(low),
-        };
-        let window = Window::new(shard, self.id, epoch, Rules::of(&self.spec), kept);
-        let mut inner = self.inner.lock();
-        let owned = Owned {
-            window,
-            epoch,
-            turn: 0,
-            dry: false,
-            revoking: None,
-            handed_back: false,
-        };
-        if inner.shards.insert(shard, owned).is_some() {
-            inner.arrive(Arrival::Lost(shard));
-        }
-        inner.arrive(Arrival::Assigned(shard));
-        Ok(())
-    }
-
     /// Partitions that were added get their places.
     async fn grow(&self) -> Result<()> {
         let has = self.inner.lock().partitions;
@@ -240,17 +180,10 @@ impl Member {
             let start = strait_core::events::Start::Earliest;
             let placed = self
                 .shared
-                .place(&self.keys, &self.spec, start, self.id, now);
+                .place(&self.keys, &self.spec, start, self.id, now, false);
             placed.await?;
             self.inner.lock().partitions = now;
         }
         Ok(())
     }
-}
-
-fn pairs(value: &Value) -> impl Iterator<Item = (&Value, &Value)> {
-    list(value)
-        .unwrap_or_default()
-        .chunks_exact(2)
-        .map(|pair| (&pair[0], &pair[1]))
 }
