@@ -238,7 +238,7 @@ impl Shared {
         Ok(found)
     }
 
-    /// Removes what is older than the retention of its topic.
+    /// Removes what the retention of its topic does not keep.
     pub(crate) async fn trim(&self) -> Result<()> {
         for topic in self.names().await? {
             let facts = match self.facts(&topic).await {
@@ -249,14 +249,26 @@ impl Shared {
                 continue;
             }
             for partition in 0..facts.partitions {
-                let mut invoke = self.scripts.trim.prepare();
-                invoke
-                    .key(keys::settings(&topic))
-                    .key(keys::stream(&topic, partition));
-                for shard in self.shards_on(&topic, partition).await? {
-                    invoke.key(shard);
-                }
-                self.script("trimming a stream", &invoke, true).await?;
+                self.trim_one(&topic, partition).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// In steps: each holds up the server for a moment only.
+    async fn trim_one(&self, topic: &Name, partition: u32) -> Result<()> {
+        let mut invoke = self.scripts.trim.prepare();
+        invoke
+            .key(keys::settings(topic))
+            .key(keys::stream(topic, partition));
+        for shard in self.shards_on(topic, partition).await? {
+            invoke.key(shard);
+        }
+        invoke.arg(MOST as i64).arg(SCAN as i64);
+        while !self.link.is_closed() {
+            let answer = self.script("trimming a stream", &invoke, true).await?;
+            if reply::number(&answer) != Some(1) {
+                break;
             }
         }
         Ok(())

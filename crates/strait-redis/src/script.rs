@@ -38,7 +38,7 @@ impl Scripts {
             declare: Source::new(include_str!("lua/declare.lua")),
             unit: of_letters!("lua/unit.lua"),
             claim: Source::new(include_str!("lua/claim.lua")),
-            trim: Source::new(include_str!("lua/trim.lua")),
+            trim: of_letters!("lua/trim.lua"),
             join: Source::new(include_str!("lua/join.lua")),
             beat: Source::new(include_str!("lua/beat.lua")),
             grant: Source::new(include_str!("lua/grant.lua")),

@@ -62,6 +62,7 @@ impl Known {
 struct Settings {
     partitions: u32,
     age: Option<Duration>,
+    bytes: Option<u64>,
     window: Duration,
 }
 
@@ -70,6 +71,7 @@ impl Settings {
     const FOREIGN: Settings = Settings {
         partitions: 1,
         age: None,
+        bytes: None,
         window: WINDOW,
     };
 
@@ -79,6 +81,7 @@ impl Settings {
         Some(Settings {
             partitions: number("partitions")? as u32,
             age: millis("retention_ms"),
+            bytes: number("retention_bytes").map(|bytes| bytes as u64),
             window: millis("dedupe_ms").unwrap_or(WINDOW),
         })
     }
@@ -94,7 +97,7 @@ impl Settings {
             name,
             retention: Retention {
                 age: self.age,
-                bytes: None,
+                bytes: self.bytes,
             },
             key_versions: false,
             dedupe_window: self.window,
@@ -118,13 +121,6 @@ fn refuse_compaction() -> Error {
     )
 }
 
-fn refuse_bytes() -> Error {
-    Error::unsupported(
-        "this engine trims streams by age, not by bytes",
-        "give a retention by age",
-    )
-}
-
 fn check_partitions(partitions: u32) -> Result<()> {
     if (1..=MAX_PARTITIONS).contains(&partitions) {
         return Ok(());
@@ -134,8 +130,9 @@ fn check_partitions(partitions: u32) -> Result<()> {
 }
 
 fn check_retention(retention: &Retention) -> Result<()> {
-    if retention.bytes.is_some() {
-        return Err(refuse_bytes());
+    if retention.bytes == Some(0) {
+        let text = "a retention is at least a byte";
+        return Err(Error::new(Kind::Rejected, text));
     }
     match retention.age {
         Some(age) if age.as_millis() == 0 || age > LONGEST => Err(Error::new(
@@ -171,7 +168,7 @@ impl Shared {
         let facts = Arc::new(Facts {
             partitions: settings.partitions,
             window: settings.window,
-            retains: settings.age.is_some(),
+            retains: settings.age.is_some() || settings.bytes.is_some(),
             made: self.made(topic).await?,
             entry: AtomicUsize::new(ENTRY),
         });
@@ -225,6 +222,7 @@ impl Shared {
         let wanted = Settings {
             partitions: spec.partitions.unwrap_or(PARTITIONS),
             age: spec.retention.and_then(|retention| retention.age),
+            bytes: spec.retention.and_then(|retention| retention.bytes),
             window: spec.dedupe_window.unwrap_or(WINDOW),
         };
         let topic = &spec.name;
@@ -259,6 +257,10 @@ impl Shared {
         invoke.arg(millis(settings.age));
         invoke.arg(millis(Some(settings.window)));
         invoke.arg(i64::from(from > 0 || doing == "altering"));
+        let bytes = settings
+            .bytes
+            .map(|bytes| i64::try_from(bytes).unwrap_or(i64::MAX));
+        invoke.arg(bytes.unwrap_or(-1));
         if let Some(key) = text(&self.script(&what, &invoke, true).await?) {
             let why = format!("{what}: the key `{key}` holds something else than a stream");
             return Err(Error::new(Kind::Conflict, why).next("rename the topic, or that key"));
@@ -287,7 +289,7 @@ impl Shared {
         }
         if let Some(retention) = change.retention {
             check_retention(&retention)?;
-            settings.age = retention.age;
+            (settings.age, settings.bytes) = (retention.age, retention.bytes);
         }
         self.store(topic, settings, from, "altering").await?;
         self.known.forget(topic);
@@ -349,18 +351,19 @@ impl Shared {
                 .cmd("XINFO")
                 .arg("STREAM")
                 .arg(keys::stream(topic, partition));
+            let used = asked.cmd("MEMORY").arg("USAGE");
+            used.arg(keys::stream(topic, partition));
         }
         let what = format!("looking at the streams of the topic {topic:?}");
         let answers = self.link.run_all(&what, &asked, false).await?;
-        let edges = answers
-            .iter()
-            .map(|answer| Edges::read(answer).ok_or_else(|| odd(&what)));
-        let partitions = edges.map(|edges| {
-            let edges = edges?;
+        let partitions = answers.chunks_exact(2).map(|answer| {
+            let edges = Edges::read(&answer[0]).ok_or_else(|| odd(&what))?;
+            let used = number(&answer[1]).unwrap_or_default() as u64;
             Ok(PartitionInfo {
                 start: edges.start,
                 end: edges.end,
-                bytes: 0,
+                // An empty stream takes memory too, and no message has any of it.
+                bytes: if edges.len == 0 { 0 } else { used },
             })
         });
         Ok(settings.info(topic.clone(), partitions.collect::<Result<_>>()?))

@@ -535,6 +535,89 @@ async fn what_retention_removed_is_told_to_who_comes_for_it() {
     redis.close(PATIENCE).await;
 }
 
+/// Retention by bytes keeps the newest, and what a group has not settled. Dead letters go when their group keeps them no longer.
+#[tokio::test]
+async fn retention_by_bytes_and_by_the_age_of_dead_letters() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let mut options = server.options();
+    options.retention_every = Duration::from_millis(20);
+    let redis = Redis::open(options).await.unwrap();
+    let mut spec = TopicSpec::new(topic()).partitions(1);
+    spec.retention = Some(strait_core::events::Retention {
+        age: None,
+        bytes: Some(100_000),
+    });
+    lane(&redis).declare(spec).await.unwrap();
+    let group = |name: &str, dead_age| GroupSpec {
+        dead_age,
+        ..GroupSpec::new(name.parse().unwrap(), topic())
+    };
+    let billing = group("billing", Some(Duration::from_millis(1)));
+    let audit = group("audit", None);
+    let mut consumers = Vec::new();
+    for group in [&billing, &audit] {
+        consumers.push(lane(&redis).join(group.clone()).await.unwrap());
+    }
+    for _ in 0..1000 {
+        append(&redis, &"x".repeat(1000)).await.unwrap();
+    }
+    let part = lane(&redis).topic(topic()).await.unwrap().partitions[0];
+    assert!(part.bytes > 1_000_000, "{part:?}");
+    assert_eq!(bodies(&redis).await.len(), 1000, "what is not settled");
+    for consumer in &mut consumers {
+        let mut left = 1000;
+        while left > 0 {
+            let verdict = match left {
+                1000 => Verdict::Dead("cannot be booked".into()),
+                _ => Verdict::Done,
+            };
+            left -= settle_next(&redis, consumer, verdict).await;
+        }
+    }
+    let left = async {
+        loop {
+            let billing = lane(&redis).group(billing.group.clone(), topic()).await;
+            let part = lane(&redis).topic(topic()).await.unwrap().partitions[0];
+            if part.bytes <= 100_000 && billing.unwrap().dead_bytes == 0 {
+                let mut len = redis::cmd("XLEN");
+                len.arg("orders");
+                return redis.native(&len).await.unwrap();
+            }
+            // It is trimmed at its own pace, and nobody is told.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    };
+    let left = tokio::time::timeout(PATIENCE, left).await.unwrap();
+    let redis::Value::Int(1..=100) = left else {
+        panic!("{left:?} messages are left");
+    };
+    let audit = lane(&redis).group(audit.group, topic()).await.unwrap();
+    assert!(audit.dead > 0, "what has no age stays");
+    redis.close(PATIENCE).await;
+}
+
+/// Settles what comes next; gives how many that were.
+async fn settle_next(redis: &Redis, consumer: &mut Consumer, verdict: Verdict) -> usize {
+    loop {
+        let next = tokio::time::timeout(PATIENCE, consumer.next(100, 1 << 20)).await;
+        let (count, receipts) = match next.unwrap().unwrap() {
+            Arrival::Run(chunk, receipt) => (chunk.len(), vec![receipt]),
+            Arrival::Each(each) => (each.len(), each.into_iter().map(|d| d.receipt).collect()),
+            _ => continue,
+        };
+        let mut unit = Unit::default();
+        let settle = receipts
+            .into_iter()
+            .map(|receipt| (receipt, verdict.clone()));
+        unit.settle.extend(settle);
+        let outcome = redis.commit(vec![unit]).await;
+        assert!(matches!(outcome[0], Outcome::Applied(_)), "{outcome:?}");
+        return count;
+    }
+}
+
 /// A member that settles whatever comes, until each of these bodies was; gives how often each was.
 async fn settle_all(
     redis: &Redis,

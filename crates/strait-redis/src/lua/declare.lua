@@ -1,5 +1,5 @@
 -- Stores the settings of a topic, and makes streams that are not there.
--- KEYS: settings, streams ..   ARGV: partitions, retention in ms or -1, dedupe window in ms, 1 to change what is there
+-- KEYS: settings, streams ..   ARGV: partitions, retention in ms or -1, dedupe window in ms, 1 to change what is there, retention in bytes or -1
 if ARGV[4] == '0' and redis.call('EXISTS', KEYS[1]) == 1 then
   return 0
 end
@@ -20,9 +20,11 @@ end
 local now = redis.call('TIME')
 redis.call('HSETNX', KEYS[1], 'made', now[1] .. '.' .. now[2])
 redis.call('HSET', KEYS[1], 'partitions', ARGV[1], 'dedupe_ms', ARGV[3])
-if ARGV[2] == '-1' then
-  redis.call('HDEL', KEYS[1], 'retention_ms')
-else
-  redis.call('HSET', KEYS[1], 'retention_ms', ARGV[2])
+for name, value in pairs({retention_ms = ARGV[2], retention_bytes = ARGV[5]}) do
+  if value == '-1' then
+    redis.call('HDEL', KEYS[1], name)
+  else
+    redis.call('HSET', KEYS[1], name, value)
+  end
 end
 return 1
