@@ -20,6 +20,9 @@ const PAGE: usize = 200;
 /// Queries about one partition.
 const ASKED: usize = 4;
 
+/// A partition of this member: its token, and of each letter that came back its number and its run.
+type Mine = (Shard, u64, BTreeSet<(u64, u64)>);
+
 /// What the server has of a partition, but for what comes again.
 struct Stored {
     low: Position,
@@ -131,7 +134,7 @@ impl Member {
     /// not name yet: then it is looked at once more.
     pub(super) async fn look(&self, rev: u64) -> Result<()> {
         let what = "looking at what operators changed";
-        let (mine, burials): (Vec<(Shard, u64, BTreeSet<(u64, u64)>)>, u64) = {
+        let (mine, burials): (Vec<Mine>, u64) = {
             let mut inner = self.inner.lock();
             if !inner.stale && inner.rev == rev {
                 return Ok(());
