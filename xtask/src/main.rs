@@ -36,11 +36,21 @@ usage: cargo xtask COMMAND
   engines up|down|status [NAME].. [--durability fsync|default]
                        servers of other systems, on the loopback address
   engines clients      gets their own programs, which tests set beside ours: Python packages, Kafka's tools, redis-cli
+  capabilities         the tables of what each engine does, in README.md and docs/engines.md, from what the engines say
   help                 this text
 ";
 
 /// What `cargo xtask` can do; `readme` checks the documents against it.
-const COMMANDS: [&str; 7] = ["test", "tidy", "sim", "soak", "bench", "engines", "help"];
+const COMMANDS: [&str; 8] = [
+    "test",
+    "tidy",
+    "sim",
+    "soak",
+    "bench",
+    "engines",
+    "capabilities",
+    "help",
+];
 
 fn main() -> ExitCode {
     let args: Vec<String> = std::env::args().skip(1).collect();
@@ -55,6 +65,7 @@ fn main() -> ExitCode {
         "soak" => soak::soak_command(rest),
         "bench" => bench::command(rest),
         "engines" => engines::command(rest),
+        "capabilities" => capabilities(rest),
         "help" | "--help" | "-h" => {
             print!("{USAGE}");
             Ok(())
@@ -73,6 +84,23 @@ fn main() -> ExitCode {
         }
         Err(Failure::Reported) => ExitCode::FAILURE,
     }
+}
+
+/// `cargo xtask capabilities`: the test that compares the tables with the engines writes them instead.
+fn capabilities(args: &[String]) -> Result<(), Failure> {
+    options(args, &[])?;
+    let mut command = cargo::cargo(&cargo::root()?);
+    command.args([
+        "test",
+        "-q",
+        "-p",
+        "strait",
+        "--features=full",
+        "--test=it",
+        "capabilities::",
+    ]);
+    test::succeed(command.env("STRAIT_WRITE_CAPABILITIES", "1"))?;
+    Ok(())
 }
 
 /// Why a command did not succeed.

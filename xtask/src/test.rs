@@ -9,7 +9,7 @@ mod servers;
 
 use crate::cargo::{self, Workspace, cargo};
 use crate::{Failure, tidy};
-pub(crate) use counts::Counts;
+pub(crate) use counts::{Counts, succeed};
 pub(crate) use program::Program;
 use std::path::PathBuf;
 use std::process::Command;

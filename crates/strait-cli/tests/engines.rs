@@ -43,6 +43,13 @@ fn an_address_of_no_engine_is_a_usage_error() {
     }
 }
 
+#[test]
+fn a_bare_client_needs_a_server() {
+    let (code, said) = refused("file:./data", &["bench", "events", "--bare"]);
+    assert_eq!(code, 1, "{said}");
+    assert!(said.contains("leave out --bare"), "{said}");
+}
+
 #[cfg(not(feature = "kafka"))]
 #[test]
 fn a_build_without_a_feature_says_which_and_how_to_get_it() {
@@ -150,6 +157,40 @@ mod servers {
         }
     }
 
+    /// Ours and the bare client of the server append and read in turns, and both read all of it.
+    pub(super) fn the_bare_client_is_measured_beside_ours(url: &str, name: &str) {
+        let dir = TempDir::new().unwrap();
+        let mut command = at(dir.path(), url, &["bench", "events", "--bare"]);
+        for (option, value) in [
+            ("--batch", "10"),
+            ("--producers", "4"),
+            ("--partitions", "2"),
+        ] {
+            command.args([option, value]);
+        }
+        command.args(["--duration", "200ms", "-o", "json"]);
+        let output = run(command, b"");
+        assert!(output.status.success(), "{output:?}");
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(report["bare_client"], name);
+        let number = |name: &str| report[name].as_f64().unwrap();
+        for rate in [
+            "messages_per_second",
+            "bare_messages_per_second",
+            "catch_up_messages_per_second",
+            "bare_catch_up_messages_per_second",
+        ] {
+            assert!(number(rate) > 0.0, "{rate}: {report}");
+        }
+        // Of the loops that count and of those that warm up, ours and the bare client's.
+        assert!(number("catch_up_messages") > number("messages"), "{report}");
+        let ratio = number("messages_per_second") / number("bare_messages_per_second");
+        assert!(
+            (number("of_bare") - ratio).abs() < 0.01 * ratio.max(1.0),
+            "{report}"
+        );
+    }
+
     /// Out of the server, with deaths in between: every message exactly once.
     pub(super) fn a_killed_mirror_goes_on(url: &str) {
         const EACH: u64 = 10_000;
@@ -233,6 +274,13 @@ mod kafka {
     }
 
     #[test]
+    fn the_bare_client_of_kafka_is_measured_beside_ours() {
+        if let Some(url) = url() {
+            the_bare_client_is_measured_beside_ours(&url, "rdkafka");
+        }
+    }
+
+    #[test]
     fn what_kafka_cannot_do_is_refused() {
         if let Some(url) = url() {
             what_a_server_cannot_do_is_refused(&url);
@@ -296,6 +344,13 @@ mod redis {
     fn topics_are_made_written_and_read_on_redis() {
         for url in urls() {
             topics_are_made_written_and_read(&url);
+        }
+    }
+
+    #[test]
+    fn the_bare_client_of_redis_is_measured_beside_ours() {
+        for url in urls() {
+            the_bare_client_is_measured_beside_ours(&url, "redis");
         }
     }
 

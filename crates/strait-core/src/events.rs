@@ -246,6 +246,76 @@ pub struct Caps {
     pub max_partitions: u32,
 }
 
+impl Caps {
+    /// Each feature in words, and how it is there: for tables and reports, in the order of the fields.
+    pub fn offers(&self) -> [(&'static str, Offer); 26] {
+        // Named one by one: a new field has to be put into words.
+        let Caps {
+            dense_offsets,
+            atomic_batches,
+            stored_bytes,
+            groups,
+            whereabouts,
+            key_order,
+            by_time,
+            by_key,
+            expected_position,
+            expected_key_version,
+            dedupe,
+            atomic_effects,
+            ledger,
+            fencing,
+            lease_extension,
+            parking,
+            dead_letters,
+            redrive,
+            edit_dead,
+            set_aside,
+            hold_key,
+            alter_group,
+            completed_ranges,
+            retention_age,
+            retention_bytes,
+            compaction,
+            durability: _,
+            max_body: _,
+            max_batch: _,
+            max_partitions: _,
+        } = *self;
+        [
+            ("offsets without gaps", dense_offsets),
+            ("batches all or none", atomic_batches),
+            ("stored bytes known", stored_bytes),
+            ("consumer groups", groups),
+            ("where a message is stored", whereabouts),
+            ("order by key, through retries", key_order),
+            ("read from a time", by_time),
+            ("read one key", by_key),
+            ("append at an expected position", expected_position),
+            (
+                "append at an expected version of a key",
+                expected_key_version,
+            ),
+            ("repeated ids answered", dedupe),
+            ("settle and send in one unit", atomic_effects),
+            ("idempotency ledger", ledger),
+            ("a lost lease has no effects", fencing),
+            ("leases extended", lease_extension),
+            ("retries parked, others flow", parking),
+            ("dead letters, atomic with the settle", dead_letters),
+            ("dead letters redriven", redrive),
+            ("dead letters edited", edit_dead),
+            ("a message set aside by hand", set_aside),
+            ("a dead letter holds its key", hold_key),
+            ("groups paused and limited", alter_group),
+            ("settled ranges survive a restart", completed_ranges),
+            ("retention by age", retention_age),
+            ("retention by size", retention_bytes),
+            ("compaction by key", compaction),
+        ]
+    }
+}
+
 /// An append of one batch.
 #[derive(Debug, Clone)]
 pub struct Append {

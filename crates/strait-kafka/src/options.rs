@@ -131,8 +131,13 @@ impl Options {
         url::parse(text)
     }
 
-    /// What every client of this engine is made with.
-    pub(crate) fn client(&self) -> Result<ClientConfig> {
+    /// What every client of this engine is made with, for a bare client beside it: addresses, protection, and the settings
+    /// that were given.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for options that cannot work.
+    pub fn client(&self) -> Result<ClientConfig> {
         self.check()?;
         let mut config = ClientConfig::new();
         config.set("bootstrap.servers", &self.brokers);

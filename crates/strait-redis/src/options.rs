@@ -130,7 +130,12 @@ impl Options {
         Ok(())
     }
 
-    pub(crate) fn client(&self) -> Result<redis::Client> {
+    /// A bare client of this server, beside the engine.
+    ///
+    /// # Errors
+    ///
+    /// `Config` for options that cannot work.
+    pub fn client(&self) -> Result<redis::Client> {
         let fault = |text: &str| Error::new(Kind::Config, text.to_owned());
         if self.host.is_empty() {
             return Err(fault("no host of a Redis server is given"));

@@ -1,4 +1,4 @@
-//! The closed loop of producers, the same for the engine and for the bare log.
+//! The closed loop of producers, the same for the engine, for the bare log and for a bare client.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -28,6 +28,17 @@ pub(super) fn engine(events: Arc<dyn Events>, topic: Name) -> Sink {
     })
 }
 
+/// Sends so many messages of one body to a partition; ready when they are acknowledged.
+pub(super) type Work = Arc<dyn Fn(u32, u32, &Arc<[u8]>) -> Fut<Result<()>> + Send + Sync>;
+
+/// Builds a batch for a sink, as an app would.
+pub(super) fn filled(sink: Sink) -> Work {
+    Arc::new(move |partition, count, body| match fill(count, body) {
+        Ok(records) => sink(partition, records),
+        Err(error) => Box::pin(std::future::ready(Err(error))),
+    })
+}
+
 /// What producers do.
 #[derive(Debug, Clone)]
 pub(super) struct Load {
@@ -44,7 +55,7 @@ pub(super) struct Load {
 pub(super) struct Measured {
     pub(super) messages: u64,
     elapsed: Duration,
-    /// Nanoseconds from building a batch's append to its acknowledgement.
+    /// Nanoseconds from building a batch to its acknowledgement.
     acks: Histogram<u64>,
 }
 
@@ -101,19 +112,34 @@ impl Load {
         }
     }
 
+    /// The same with one message at a time.
+    pub(super) fn one_at_a_time(self) -> Self {
+        Load {
+            batch: 1,
+            producers: 1,
+            in_flight: 1,
+            ..self
+        }
+    }
+
     /// Runs all producers until the time is over, and waits for what is under way.
     pub(super) async fn run(&self, sink: Sink) -> Outcome<Measured> {
+        self.run_work(filled(sink)).await
+    }
+
+    /// The same with what builds its messages itself.
+    pub(super) async fn run_work(&self, work: Work) -> Outcome<Measured> {
         let stop = Arc::new(AtomicBool::new(false));
         let start = Instant::now();
         let mut tasks = tokio::task::JoinSet::new();
         for producer in 0..self.producers {
             for turn in 0..self.in_flight {
-                let (load, sink, stop) = (self.clone(), sink.clone(), stop.clone());
+                let (load, work, stop) = (self.clone(), work.clone(), stop.clone());
                 let partition = (producer + turn) % self.partitions;
-                tasks.spawn(async move { load.produce(partition, &sink, &stop).await });
+                tasks.spawn(async move { load.produce(partition, &work, &stop).await });
             }
         }
-        drop(sink);
+        drop(work);
         tokio::time::sleep(self.duration).await;
         stop.store(true, Ordering::Relaxed);
         let mut all = Measured {
@@ -137,16 +163,15 @@ impl Load {
     async fn produce(
         &self,
         mut partition: u32,
-        sink: &Sink,
+        work: &Work,
         stop: &AtomicBool,
     ) -> Outcome<(u64, Histogram<u64>)> {
-        let body = vec![b'x'; self.size];
+        let body: Arc<[u8]> = vec![b'x'; self.size].into();
         let mut acks = histogram()?;
         let mut messages = 0;
         while !stop.load(Ordering::Relaxed) {
-            let records = self.fill(&body)?;
             let start = Instant::now();
-            sink(partition, records).await?;
+            work(partition, self.batch, &body).await?;
             record(&mut acks, start)?;
             messages += u64::from(self.batch);
             partition = (partition + 1) % self.partitions;
@@ -156,13 +181,17 @@ impl Load {
 
     /// One batch of messages.
     pub(super) fn fill(&self, body: &[u8]) -> Result<Records> {
-        let mut batch = RecordsBuilder::new(&[])?;
-        for _ in 0..self.batch {
-            batch.push(NewRecord {
-                body,
-                ..NewRecord::default()
-            })?;
-        }
-        Ok(batch.build())
+        fill(self.batch, body)
     }
+}
+
+fn fill(count: u32, body: &[u8]) -> Result<Records> {
+    let mut batch = RecordsBuilder::new(&[])?;
+    for _ in 0..count {
+        batch.push(NewRecord {
+            body,
+            ..NewRecord::default()
+        })?;
+    }
+    Ok(batch.build())
 }

@@ -2,9 +2,18 @@
 //!
 //! A closed loop: each producer keeps so many appends under way, and starts the next when one is acknowledged. The bare
 //! log takes the same batches from the same producers through a queue to one thread that writes and fsyncs: what the
-//! machine gives to a log that does nothing else.
+//! machine gives to a log that does nothing else. Over a server it is the bare client of that server, with `--bare`.
 
 mod bare;
+#[cfg_attr(
+    not(any(feature = "kafka", feature = "redis")),
+    allow(
+        dead_code,
+        unused_variables,
+        reason = "a build without servers has no bare client, and says so"
+    )
+)]
+mod beside;
 mod disk;
 mod fsyncs;
 mod group;
@@ -39,13 +48,14 @@ use load::{Load, Measured};
 /// Engine and bare log take this many turns each.
 const ROUNDS: u32 = 4;
 
-/// Measure appends, the read of what they wrote, and the bare log; with --consume a group instead.
+/// Measure appends, the read of what they wrote, and the bare log or client; with --consume a group instead.
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "Examples:
   strait bench events --size 100 --batch 100 --producers 64 --in-flight 4
   strait bench events --batch 1 --producers 64 --duration 10s -o json
   strait bench events --consume --partitions 12
-  strait bench events --redrive 1000000 -o json")]
+  strait bench events --redrive 1000000 -o json
+  strait bench events --url redis://HOST:PORT --bare")]
 pub(crate) struct BenchArgs {
     /// Bytes of a message's body
     #[arg(long, value_name = "BYTES", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
@@ -80,6 +90,9 @@ pub(crate) struct BenchArgs {
     /// Measure the way back of so many dead letters, handled in the order of their keys
     #[arg(long, value_name = "N", conflicts_with_all = ["consume", "consume_effect"], value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     redrive: Option<u64>,
+    /// Measure the server's bare client beside ours, which sends the same messages with the same guarantees, in turns
+    #[arg(long, conflicts_with_all = ["consume", "consume_effect", "redrive", "keep"])]
+    bare: bool,
 }
 
 /// What an acknowledgement waits for.
@@ -117,6 +130,8 @@ struct Report {
     #[serde(flatten)]
     appended: Option<Appended>,
     #[serde(flatten)]
+    beside: Option<beside::Beside>,
+    #[serde(flatten)]
     consumed: Option<Consumed>,
     #[serde(flatten)]
     redriven: Option<redrive::Redriven>,
@@ -151,8 +166,12 @@ struct Consumed {
 /// Runs the command.
 pub(crate) async fn run(args: BenchArgs, ctx: &Ctx) -> Outcome {
     let place = Place::new(&args, ctx)?;
+    let bare = match args.bare {
+        true => Some(beside::Client::of(&place)?),
+        false => None,
+    };
     let strait = place.open(&args).await?;
-    let done = measure(&args, &strait, &place, ctx).await;
+    let done = measure(&args, &strait, &place, bare, ctx).await;
     strait.close_within(Duration::from_secs(5)).await;
     let report = done?;
     ctx.out.object(&report, &in_words(&report))
@@ -236,7 +255,13 @@ impl Place {
     }
 }
 
-async fn measure(args: &BenchArgs, strait: &Strait, place: &Place, ctx: &Ctx) -> Outcome<Report> {
+async fn measure(
+    args: &BenchArgs,
+    strait: &Strait,
+    place: &Place,
+    bare: Option<beside::Client>,
+    ctx: &Ctx,
+) -> Outcome<Report> {
     let events = strait.events_lane()?.clone();
     let topic: Name = format!("strait-bench-{}", std::process::id()).parse()?;
     let mut spec = TopicSpec::new(topic.clone()).partitions(args.partitions);
@@ -258,7 +283,12 @@ async fn measure(args: &BenchArgs, strait: &Strait, place: &Place, ctx: &Ctx) ->
         duration_s: args.duration.as_secs_f64(),
         ..Report::default()
     };
-    let done = if let Some(messages) = args.redrive {
+    let done = if let Some(client) = bare {
+        ctx.out
+            .note("appending and reading, in turns with the bare client");
+        let beside = beside::run(args, client, &events, &topic).await;
+        beside.map(|beside| report.beside = Some(beside))
+    } else if let Some(messages) = args.redrive {
         ctx.out
             .note("filling a topic, giving its messages up, then redriving them");
         let redriven = redrive::run(args, messages, strait, &events, &topic).await;
@@ -289,7 +319,7 @@ async fn appends(
             Kind::Unsupported,
             "a bare log needs a directory to write to",
         )
-        .next("leave out --url, or name a directory: --url file:DIR")
+        .next("add --bare to measure the server's bare client instead, leave out --url, or name a directory: --url file:DIR")
     })?;
     let log = bare::BareLog::create(&dir, args.durability == Class::Fsync)?;
     let fsync_p50_ms = log.fsync_alone()?;
@@ -423,6 +453,9 @@ fn in_words(report: &Report) -> String {
             a.fsync_p50_ms,
             n(a.catch_up_messages_per_second)
         ));
+    }
+    if let Some(beside) = &report.beside {
+        text.push_str(&beside.in_words());
     }
     if let Some(c) = &report.consumed {
         text.push_str(&format!(

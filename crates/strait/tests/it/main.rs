@@ -6,6 +6,8 @@ mod across;
 mod alarms;
 mod app;
 mod appending;
+#[cfg(all(feature = "kafka", feature = "redis"))]
+mod capabilities;
 mod events;
 mod failing;
 mod guarantees;
