@@ -38,13 +38,7 @@ impl Suite {
 
     /// The cases of the events lane that apply to the target, named `<target>::<case>`. Those that do not are told on
     /// standard error, in one line for each reason.
-    pub fn events(self, target: Target) -> Self {
-        self.events_but(target, &[])
-    }
-
-    /// Adds the cases of the events lane but for those that the engine is known not to pass yet, each with the reason, which
-    /// is said.
-    pub fn events_but(mut self, target: Target, gaps: &[(&str, &str)]) -> Self {
+    pub fn events(mut self, target: Target) -> Self {
         let (caps, harness) = match runtime().and_then(|rt| rt.block_on(probe(&target))) {
             Ok(probed) => probed,
             Err(fault) => {
@@ -56,10 +50,6 @@ impl Suite {
         };
         let mut left_out: BTreeMap<String, usize> = BTreeMap::new();
         for case in cases::all().into_iter().filter(|case| !case.is_void(&caps)) {
-            if let Some((name, why)) = gaps.iter().find(|(name, _)| *name == case.name) {
-                eprintln!("{}: `{name}` is not passed yet: {why}", target.name());
-                continue;
-            }
             match case.left_out(&caps, &harness) {
                 Some(why) => *left_out.entry(why).or_default() += 1,
                 None => self.trials.push(trial(&target, case)),

@@ -9,7 +9,6 @@ use strait_core::{Chunk, Consumer, Error, Fut, Message, Name, Offer, Position, R
 
 use crate::engine::Kafka;
 use crate::fault::closed;
-use crate::group::PREVIEW;
 use crate::topics::MAX_PARTITIONS;
 
 const LAYERED: Offer = Offer::Layered("kept by the members, in the metadata of their commits");
@@ -34,22 +33,6 @@ impl Kafka {
     }
 }
 
-/// What is left where groups are not asked for.
-fn without_groups(caps: Caps) -> Caps {
-    let no = Offer::Refused(PREVIEW);
-    Caps {
-        groups: no,
-        key_order: no,
-        atomic_effects: no,
-        fencing: no,
-        lease_extension: no,
-        parking: no,
-        dead_letters: no,
-        completed_ranges: no,
-        ..caps
-    }
-}
-
 /// Runs a call of the shared part.
 macro_rules! ask {
     ($self:ident, $shared:ident => $call:expr) => {{
@@ -65,7 +48,7 @@ macro_rules! ask {
 
 impl Events for Kafka {
     fn caps(&self) -> Caps {
-        let caps = Caps {
+        Caps {
             durability: self.shared.probed.read().durability,
             dense_offsets: Offer::Refused("offsets grow, with gaps where transactions ended"),
             atomic_batches: Offer::Refused(
@@ -102,10 +85,6 @@ impl Events for Kafka {
             max_body: self.shared.max_body(),
             max_batch: self.shared.max_batch(),
             max_partitions: MAX_PARTITIONS,
-        };
-        match self.shared.options.group_preview {
-            true => caps,
-            false => without_groups(caps),
         }
     }
 
@@ -150,11 +129,11 @@ impl Events for Kafka {
     }
 
     fn groups(&self) -> Fut<Result<Vec<GroupInfo>>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.groups().await })
+        ask!(self, shared => async { shared.groups().await })
     }
 
     fn group(&self, group: Name, topic: Name) -> Fut<Result<GroupInfo>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.group(&group, &topic).await })
+        ask!(self, shared => async { shared.group(&group, &topic).await })
     }
 
     fn whereabouts(&self, _: Name, _: u32, _: Position) -> Fut<Result<Whereabouts>> {
@@ -169,11 +148,11 @@ impl Events for Kafka {
     }
 
     fn seek(&self, seek: Seek) -> Fut<Result<Position>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.seek(seek).await })
+        ask!(self, shared => async { shared.seek(seek).await })
     }
 
     fn delete_group(&self, group: Name, topic: Name) -> Fut<Result<()>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.delete_group(group, topic).await })
+        ask!(self, shared => async { shared.delete_group(group, topic).await })
     }
 
     fn dead_letters(
@@ -184,7 +163,7 @@ impl Events for Kafka {
         from: u64,
         limit: usize,
     ) -> Fut<Result<Vec<DeadLetter>>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.dead_letters(group, topic, filter, from, limit).await })
+        ask!(self, shared => async { shared.dead_letters(group, topic, filter, from, limit).await })
     }
 
     fn dead_summary(
@@ -193,7 +172,7 @@ impl Events for Kafka {
         topic: Name,
         filter: DeadFilter,
     ) -> Fut<Result<Vec<DeadSummary>>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.dead_summary(group, topic, filter).await })
+        ask!(self, shared => async { shared.dead_summary(group, topic, filter).await })
     }
 
     fn edit_dead(&self, _: EditDead) -> Fut<Result<()>> {
@@ -201,7 +180,7 @@ impl Events for Kafka {
     }
 
     fn remove_dead(&self, remove: RemoveDead) -> Fut<Result<u64>> {
-        ask!(self, shared => async { shared.groups_are_on()?; shared.remove_dead(remove).await })
+        ask!(self, shared => async { shared.remove_dead(remove).await })
     }
 
     fn redrive(&self, _: Redrive) -> Fut<Result<Redriven>> {

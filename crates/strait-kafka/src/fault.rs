@@ -99,10 +99,24 @@ fn class(code: Code) -> (Kind, Option<&'static str>) {
         | NotEnoughReplicasAfterAppend
         | NotController
         | KafkaStorageError
+        | RebalanceInProgress
         | WaitingForCoordinator => (Kind::Unavailable, None),
         PurgeQueue | PurgeInflight | BrokerDestroy => (Kind::Closed, None),
         UnsupportedVersion | UnsupportedFeature => (Kind::Unsupported, None),
         _ => (Kind::Unexpected, None),
+    }
+}
+
+/// Whether a broker has refused the call, or it was never sent: then surely nothing of it happened.
+pub(crate) fn refused(error: &KafkaError) -> bool {
+    let Some(code) = code_of(error) else {
+        return false;
+    };
+    match code {
+        Code::RequestTimedOut | Code::NetworkException => false,
+        Code::WaitingForCoordinator => true,
+        // The client's own errors are negative.
+        _ => code as i32 > 0,
     }
 }
 

@@ -76,9 +76,6 @@ pub struct Options {
     pub key_password: Option<Secret>,
     /// How the client names itself to brokers: in their logs, quotas and lists of members. Default `strait`.
     pub client_id: String,
-    /// Consumer groups are offered. A preview: with members that come and go by the second they take long to agree, and a
-    /// message that was called back behind a lost one of its key keeps its attempt. Default `false`.
-    pub group_preview: bool,
     /// Which protocol consumer groups speak.
     pub group_protocol: GroupProtocol,
     /// Static membership: a member that comes back under this id within the session's time keeps its partitions. One member
@@ -108,7 +105,6 @@ impl Options {
             key: None,
             key_password: None,
             client_id: "strait".to_owned(),
-            group_preview: false,
             group_protocol: GroupProtocol::default(),
             instance_id: None,
             timeout: Duration::from_secs(30),
@@ -120,7 +116,7 @@ impl Options {
 
     /// Reads `kafka://[USER:PASSWORD@]HOST:PORT[,HOST:PORT..]/[?NAME=VALUE&..]`; `kafka+ssl://` asks for TLS.
     ///
-    /// User and password are percent-encoded. Names: `mechanism`, `ca`, `certificate`, `key`, `client_id`, `group_preview`, `group_protocol`
+    /// User and password are percent-encoded. Names: `mechanism`, `ca`, `certificate`, `key`, `client_id`, `group_protocol`
     /// (`classic`, `consumer`), `instance_id`, `timeout` and `first_contact` (seconds), `strict` (`true`, `false`); a name with
     /// a dot is a setting of librdkafka. A port left out is 9092.
     ///
@@ -252,7 +248,6 @@ impl fmt::Debug for Options {
             .field("key", &self.key)
             .field("key_password", &self.key_password)
             .field("client_id", &self.client_id)
-            .field("group_preview", &self.group_preview)
             .field("group_protocol", &self.group_protocol)
             .field("instance_id", &self.instance_id)
             .field("timeout", &self.timeout)

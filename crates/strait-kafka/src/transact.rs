@@ -69,10 +69,7 @@ impl Transactions {
         let reports = match filled {
             Ok(reports) => reports,
             Err(error) => {
-                // A producer that cannot even abort is left; the cluster ends its transaction.
-                if producer.abort_transaction(time).is_ok() {
-                    self.producer = Some(producer);
-                }
+                self.abort(producer, time);
                 return Err(Failed::Aborted(error));
             }
         };
@@ -87,17 +84,25 @@ impl Transactions {
             }
             Err(KafkaError::Transaction(error)) if error.txn_requires_abort() => {
                 let failed = fault(what, KafkaError::Transaction(error));
-                if producer.abort_transaction(time).is_ok() {
-                    self.producer = Some(producer);
-                }
+                self.abort(producer, time);
                 Err(Failed::Aborted(failed))
             }
             Err(error) => Err(Failed::Unknown(fault(what, error))),
         }
     }
+
+    /// A producer that cannot even abort is left; the cluster ends its transaction.
+    fn abort(&mut self, producer: BaseProducer<Link>, time: Duration) {
+        drain(&producer, time);
+        match producer.abort_transaction(time) {
+            Ok(()) => self.producer = Some(producer),
+            Err(error) => tracing::debug!(%error, "a transaction could not be aborted"),
+        }
+    }
 }
 
-/// Waits until every message of the transaction is in. The commit does so too, but looks only ten times a second.
+/// Waits until every message of the transaction has its report. The commit does so too, but looks only ten times a second, and the
+/// abort waits for it without looking.
 fn drain(producer: &BaseProducer<Link>, time: Duration) {
     let deadline = Instant::now() + time;
     while producer.in_flight_count() > 0 && Instant::now() < deadline {

@@ -1,9 +1,10 @@
 //! The committer: one thread of the engine through which everything that a group keeps goes.
 //!
-//! What queues while a commit is under way goes into the next one. A round is one offset commit for each member; where a unit
-//! sends anything or gives a message up, the round is one transaction with all of it inside.
+//! What queues while a commit is under way goes into the next one. A commit is of one member, and each member has one under
+//! way at most: the client tries a commit again when the broker went away, and one that comes in late must not undo a later
+//! one. Where a unit sends anything or gives a message up, the commit is a transaction with all of it inside.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
@@ -12,27 +13,58 @@ use std::time::{Duration, Instant};
 use parking_lot::{Condvar, Mutex};
 use rdkafka::consumer::{BaseConsumer, CommitMode, Consumer as _};
 use rdkafka::{Offset, TopicPartitionList};
-use strait_core::{Arrival, Error, Outcome, Outgoing, Position, Result, Sent, Shard, Unit, codes};
+use strait_core::{
+    Arrival, Effect, Error, Outcome, Outgoing, Position, Result, Sent, Shard, Unit, codes,
+};
 use strait_member::{End, Kept, Step};
 use tokio::sync::oneshot;
 
 use super::{Member, MemberLink, Queued, kept};
 use crate::engine::Shared;
-use crate::fault::{closed, fault, unavailable};
+use crate::fault::{closed, fault, refused, unavailable};
 use crate::transact::{Failed, Transactions};
 
 /// Before a commit that failed is tried again.
 const PAUSE: Duration = Duration::from_millis(20);
-
-/// How long the answer to a commit is waited for; then it is tried again.
-const ANSWER: Duration = Duration::from_secs(3);
+/// How often commits that are under way are looked at.
+const LOOK: Duration = Duration::from_millis(200);
+/// A commit without an answer for so long never gets one: its member joins anew, and what it says is void.
+const NEVER: Duration = Duration::from_secs(45);
 const COMMITTING: &str = "committing the offsets of a group";
 
 /// What waits to be committed.
 #[derive(Default)]
 pub(crate) struct Commits {
-    queue: Mutex<Vec<Work>>,
+    desk: Mutex<Desk>,
     bell: Condvar,
+}
+
+#[derive(Default)]
+struct Desk {
+    works: Vec<Work>,
+    /// Members with a commit under way: their works wait.
+    busy: BTreeSet<u64>,
+    /// The answers to commits, by member and the number of the commit.
+    answers: Vec<(u64, u64, Result<()>)>,
+}
+
+impl Desk {
+    /// The works that may be committed now; the others stay, in their order.
+    fn ready(&mut self) -> Vec<Work> {
+        let busy = &self.busy;
+        let waits = |work: &Work| work.parts.iter().any(|part| busy.contains(&part.member.id));
+        let (stay, go) = std::mem::take(&mut self.works).into_iter().partition(waits);
+        self.works = stay;
+        go
+    }
+}
+
+/// A member's commit that is under way.
+struct Underway {
+    number: u64,
+    works: Vec<Work>,
+    plans: Plans,
+    since: Instant,
 }
 
 /// What one commit is to hold of a shard.
@@ -53,6 +85,8 @@ pub(crate) struct Work {
     give: Option<(Arrival, u64)>,
     unit: Option<(Unit, oneshot::Sender<Outcome>)>,
     since: Instant,
+    /// It was tried, and the broker may have it.
+    unsure: bool,
 }
 
 impl Work {
@@ -69,6 +103,7 @@ impl Work {
             give: None,
             unit: None,
             since: Instant::now(),
+            unsure: false,
         }
     }
 
@@ -79,6 +114,7 @@ impl Work {
             give: None,
             unit: Some((unit, to)),
             since: Instant::now(),
+            unsure: false,
         };
         (work, answer)
     }
@@ -111,10 +147,10 @@ pub(crate) type Plans = BTreeMap<(u64, Shard), Plan>;
 
 impl Commits {
     pub(crate) fn push_all(&self, works: impl IntoIterator<Item = Work>) {
-        let mut queue = self.queue.lock();
-        let before = queue.len();
-        queue.extend(works);
-        if queue.len() > before {
+        let mut desk = self.desk.lock();
+        let before = desk.works.len();
+        desk.works.extend(works);
+        if desk.works.len() > before {
             self.bell.notify_one();
         }
     }
@@ -123,31 +159,64 @@ impl Commits {
         self.bell.notify_all();
     }
 
-    fn wait(&self, time: Duration) -> Vec<Work> {
-        let mut queue = self.queue.lock();
-        if queue.is_empty() {
-            self.bell.wait_for(&mut queue, time);
+    /// Answers, and works that may be committed; waits a moment where there are none.
+    fn wait(&self) -> (Vec<(u64, u64, Result<()>)>, Vec<Work>) {
+        let mut desk = self.desk.lock();
+        let mut ready = desk.ready();
+        if ready.is_empty() && desk.answers.is_empty() {
+            self.bell.wait_for(&mut desk, LOOK);
+            ready = desk.ready();
         }
-        std::mem::take(&mut *queue)
+        (std::mem::take(&mut desk.answers), ready)
     }
+
+    /// Puts works back, before what came meanwhile.
+    fn back(&self, works: Vec<Work>) {
+        self.desk.lock().works.splice(0..0, works);
+    }
+
+    fn set_busy(&self, id: u64, busy: bool) {
+        let mut desk = self.desk.lock();
+        match busy {
+            true => desk.busy.insert(id),
+            false => desk.busy.remove(&id),
+        };
+    }
+}
+
+/// The committer's own state.
+#[derive(Default)]
+struct Committer {
+    transactions: Transactions,
+    underway: BTreeMap<u64, Underway>,
+    count: u64,
 }
 
 impl Shared {
     /// Runs the committer until the engine is closed and its members have left.
     pub(crate) fn commit_loop(&self) {
-        let mut transactions = Transactions::default();
+        let mut committer = Committer::default();
         loop {
-            let works = self.commits.wait(Duration::from_millis(200));
-            transactions.serve();
-            if !works.is_empty() {
-                self.round(works, &mut transactions);
-            } else if self.pulse.is_closed() && self.members.lock().is_empty() {
+            let (answers, works) = self.commits.wait();
+            committer.transactions.serve();
+            let idle = answers.is_empty() && works.is_empty() && committer.underway.is_empty();
+            let mut later = committer.ended(self, answers);
+            later.extend(committer.round(self, works));
+            committer.look(self);
+            if !later.is_empty() {
+                std::thread::sleep(PAUSE);
+                later.retain_mut(|work| !work.give_up(self.options.timeout));
+                self.commits.back(later);
+            } else if idle && self.pulse.is_closed() && self.members.lock().is_empty() {
                 return;
             }
         }
     }
+}
 
-    fn round(&self, works: Vec<Work>, transactions: &mut Transactions) {
+impl Committer {
+    /// Commits what may be committed. Gives back what is to be tried again.
+    fn round(&mut self, shared: &Shared, works: Vec<Work>) -> Vec<Work> {
         let mut plans = Plans::new();
         let (mut now, mut later) = (Vec::new(), Vec::new());
         for work in works {
@@ -158,53 +227,110 @@ impl Shared {
             }
         }
         let failed = if now.iter().any(Work::needs_transaction) {
-            self.in_transaction(now, &plans, transactions)
+            self.in_transaction(shared, now, &plans)
         } else {
-            self.by_commits(now, &plans)
+            self.by_commits(shared, now, plans)
         };
         later.extend(failed);
-        if !later.is_empty() {
-            std::thread::sleep(PAUSE);
-            later.retain_mut(|work| !self.give_up(work));
-            self.commits.queue.lock().splice(0..0, later);
-        }
+        later
     }
 
-    /// One offset commit for each member. Gives back what is to be tried again.
-    fn by_commits(&self, works: Vec<Work>, plans: &Plans) -> Vec<Work> {
-        let mut ids: Vec<u64> = plans.keys().map(|(id, _)| *id).collect();
-        ids.dedup();
-        let deadline = Instant::now() + self.options.timeout.min(ANSWER);
-        // All are under way at the same time.
-        let begun: Vec<_> = ids
-            .into_iter()
-            .map(|id| (id, begin(self, plans, id)))
-            .collect();
-        let mut failed = Vec::new();
-        for (id, begun) in begun {
-            if let Err(error) = begun.and_then(|begun| end(&begun, deadline)) {
-                tracing::debug!(?error, "an offset commit failed and is tried again");
-                failed.push(id);
-            }
-        }
-        let mut again = Vec::new();
+    /// Begins one offset commit for each member. Gives back what could not be begun.
+    fn by_commits(&mut self, shared: &Shared, works: Vec<Work>, plans: Plans) -> Vec<Work> {
+        let mut by_member: BTreeMap<u64, (Vec<Work>, Plans)> = BTreeMap::new();
         for work in works {
-            match failed.contains(&work.parts[0].member.id) {
-                true => again.push(work),
-                false => end_applied(work, plans, Vec::new()),
+            let of_it = by_member.entry(work.parts[0].member.id).or_default();
+            of_it.0.push(work);
+        }
+        for (key, plan) in plans {
+            by_member.entry(key.0).or_default().1.insert(key, plan);
+        }
+        let mut failed = Vec::new();
+        for (id, (works, plans)) in by_member {
+            self.count += 1;
+            let number = self.count;
+            shared.commits.set_busy(id, true);
+            if let Err(error) = begin(shared, &plans, id, number) {
+                tracing::debug!(?error, "an offset commit could not be begun");
+                shared.commits.set_busy(id, false);
+                failed.extend(works);
+                continue;
             }
+            let since = Instant::now();
+            let under = Underway {
+                number,
+                works,
+                plans,
+                since,
+            };
+            self.underway.insert(id, under);
+        }
+        failed
+    }
+
+    /// Commits that were answered. Gives back what is to be tried again.
+    fn ended(&mut self, shared: &Shared, answers: Vec<(u64, u64, Result<()>)>) -> Vec<Work> {
+        let mut again = Vec::new();
+        for (id, number, answer) in answers {
+            // What was given up may be answered all the same.
+            if self
+                .underway
+                .get(&id)
+                .is_none_or(|under| under.number != number)
+            {
+                continue;
+            }
+            let Some(under) = self.underway.remove(&id) else {
+                continue;
+            };
+            match answer {
+                Ok(()) => under
+                    .works
+                    .into_iter()
+                    .for_each(|work| end_applied(work, &under.plans, Vec::new())),
+                Err(error) => {
+                    tracing::debug!(?error, "an offset commit failed and is tried again");
+                    let unsure = error.effect() == Effect::Unknown;
+                    again.extend(under.works.into_iter().map(|work| work.tried(unsure)));
+                }
+            }
+            shared.commits.set_busy(id, false);
         }
         again
     }
 
+    /// Commits under way that nobody needs to wait for any more: of shards that are all lost, or never to be answered.
+    fn look(&mut self, shared: &Shared) {
+        let mut void = Vec::new();
+        for (id, under) in &mut self.underway {
+            let over = under.since.elapsed() > NEVER;
+            under
+                .works
+                .iter_mut()
+                .for_each(|work| work.answer_late(shared.options.timeout));
+            if over {
+                under
+                    .works
+                    .iter()
+                    .for_each(|work| work.parts[0].member.join_anew());
+            }
+            if over || under.works.iter().all(Work::is_lost) {
+                void.push(*id);
+            }
+        }
+        for id in void {
+            let under = self.underway.remove(&id);
+            let works = under.map(|under| under.works).unwrap_or_default();
+            works
+                .into_iter()
+                .for_each(|work| end_lost(work.tried(true)));
+            shared.commits.set_busy(id, false);
+        }
+    }
+
     /// Everything in one transaction. Units that wrote something end with it, one way or the other; the rest is tried again.
-    fn in_transaction(
-        &self,
-        works: Vec<Work>,
-        plans: &Plans,
-        transactions: &mut Transactions,
-    ) -> Vec<Work> {
-        let failed = match transactions.run(self, &works, plans) {
+    fn in_transaction(&mut self, shared: &Shared, works: Vec<Work>, plans: &Plans) -> Vec<Work> {
+        let failed = match self.transactions.run(shared, &works, plans) {
             Ok(sent) => {
                 for (work, sent) in works.into_iter().zip(sent) {
                     end_applied(work, plans, sent);
@@ -239,20 +365,41 @@ impl Shared {
         }
         again
     }
-
-    /// Ends a unit that was tried for too long. What no unit waits for is tried as long as its shard is there.
-    fn give_up(&self, work: &mut Work) -> bool {
-        let over = work.since.elapsed() > self.options.timeout;
-        let Some((_, to)) = work.unit.take_if(|_| over) else {
-            return false;
-        };
-        end_back(work);
-        let _ = to.send(Outcome::Unknown(unavailable("committing a unit").unknown()));
-        true
-    }
 }
 
 impl Work {
+    /// Ends a unit that was tried for too long. What no unit waits for is tried as long as its shard is there.
+    fn give_up(&mut self, longest: Duration) -> bool {
+        let over = self.since.elapsed() > longest;
+        let Some((_, to)) = self.unit.take_if(|_| over) else {
+            return false;
+        };
+        end_back(self);
+        let _ = to.send(Outcome::Unknown(unavailable("committing a unit").unknown()));
+        true
+    }
+
+    /// Tells whoever waits for a unit that is under way for too long; it may still be committed.
+    fn answer_late(&mut self, longest: Duration) {
+        let over = self.since.elapsed() > longest;
+        if let Some((_, to)) = self.unit.take_if(|_| over) {
+            let _ = to.send(Outcome::Unknown(unavailable("committing a unit").unknown()));
+        }
+    }
+
+    fn tried(mut self, unsure: bool) -> Self {
+        self.unsure |= unsure;
+        self
+    }
+
+    /// Whether none of its shards is of the assignment that it was begun in.
+    fn is_lost(&self) -> bool {
+        self.parts.iter().all(|part| {
+            let mut inner = part.member.inner.lock();
+            inner.owned(part.shard, part.epoch).is_none()
+        })
+    }
+
     fn needs_effects(&self, unit: &Unit) -> bool {
         let dead = |step: &Step| matches!(step.end, End::Dead { .. });
         !unit.send.is_empty() || self.parts.iter().any(|part| part.steps.iter().any(dead))
@@ -337,8 +484,25 @@ fn put_offset(
     Ok(())
 }
 
-/// A commit that is under way, on a thread of its own: librdkafka's wait for the answer has no end where the group changes
+/// Commits on a thread of its own, and then calls: librdkafka's wait for the answer has no end where the group changes
 /// meanwhile.
+fn commit_beside(
+    shared: &Shared,
+    consumer: Arc<BaseConsumer<MemberLink>>,
+    list: TopicPartitionList,
+    then: impl FnOnce(Result<()>) + Send + 'static,
+) {
+    shared.threads.push(Box::new(move || {
+        let done = consumer.commit(&list, CommitMode::Sync);
+        drop(consumer);
+        then(done.map_err(|error| match refused(&error) {
+            true => fault(COMMITTING, error),
+            false => fault(COMMITTING, error).unknown(),
+        }));
+    }));
+}
+
+/// A commit whose answer is waited for.
 pub(super) struct Begun {
     answer: Receiver<Result<()>>,
 }
@@ -350,11 +514,8 @@ impl Begun {
         list: TopicPartitionList,
     ) -> Self {
         let (to, answer) = channel();
-        shared.threads.push(Box::new(move || {
-            let done = consumer.commit(&list, CommitMode::Sync);
-            // Whoever waited may have given it up.
-            let _ = to.send(done.map_err(|error| fault(COMMITTING, error)));
-        }));
+        // Whoever waited may have given it up.
+        commit_beside(shared, consumer, list, move |done| drop(to.send(done)));
         Begun { answer }
     }
 
@@ -369,19 +530,18 @@ impl Begun {
     }
 }
 
-fn end(begun: &Begun, deadline: Instant) -> Result<()> {
-    begun
-        .end(deadline)
-        .unwrap_or_else(|| Err(unavailable(COMMITTING)))
-}
-
-fn begin(shared: &Shared, plans: &Plans, id: u64) -> Result<Begun> {
+/// Begins the commit of one member; the answer goes to the committer's desk.
+fn begin(shared: &Shared, plans: &Plans, id: u64, number: u64) -> Result<()> {
     let list = offsets(plans, id)?;
     let plan = plans.range((id, 0)..).next().map(|(_, plan)| plan);
-    let consumer = plan
-        .and_then(|plan| plan.member.consumer())
-        .ok_or_else(closed)?;
-    Ok(Begun::new(shared, consumer, list))
+    let member = plan.map(|plan| plan.member.clone()).ok_or_else(closed)?;
+    let consumer = member.consumer().ok_or_else(closed)?;
+    commit_beside(shared, consumer, list, move |done| {
+        let commits = &member.shared.commits;
+        commits.desk.lock().answers.push((id, number, done));
+        commits.ring();
+    });
+    Ok(())
 }
 
 impl Member {
@@ -458,11 +618,14 @@ impl Part {
     }
 }
 
-/// A shard of it was lost: it changes nothing.
+/// A shard of it was lost: it changes nothing, unless the broker has it from before.
 fn end_lost(work: Work) {
     end_back(&work);
     if let Some((unit, to)) = work.unit {
-        let _ = to.send(Outcome::Fenced);
+        let _ = to.send(match work.unsure {
+            true => Outcome::Unknown(unavailable("committing a unit").unknown()),
+            false => Outcome::Fenced,
+        });
         drop(unit);
     }
 }

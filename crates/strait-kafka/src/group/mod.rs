@@ -35,11 +35,9 @@ mod starts;
 
 pub(crate) use commit::{Commits, Part, Plans, Work, offsets};
 
-/// How groups are had.
-pub(crate) const PREVIEW: &str =
-    "open the cluster with `group_preview=true`, or use the embedded engine";
-/// How long a member may be silent before its partitions go to others.
-const SESSION_MS: &str = "10000";
+/// How long a member may be silent before its partitions go to others. A broker may be away for as long, and its members go on
+/// where they were; shorter, and each of them comes back as another one and waits for the end of the session that it had.
+const SESSION_MS: &str = "30000";
 const HEARTBEAT_MS: &str = "500";
 
 /// The context of a member's consumer: what it is told of rebalances, for its own thread to act on.
@@ -76,6 +74,12 @@ impl ConsumerContext for MemberLink {
         partitions: &mut TopicPartitionList,
     ) {
         let assign = Code::from(code) == Code::AssignPartitions;
+        tracing::debug!(
+            assign,
+            ?partitions,
+            lost = consumer.assignment_lost(),
+            "REBAL"
+        );
         if self.left.load(Ordering::Acquire) {
             // The end of the client waits for this. What fails here fails because it ends.
             answer(consumer, assign, partitions);
@@ -139,6 +143,8 @@ struct Inner {
     ended: bool,
     /// Moves that an operator forces.
     moves: Vec<Move>,
+    /// The member is to leave the group and join it again.
+    anew: bool,
 }
 
 /// A shard of a live member begins somewhere else.
@@ -324,6 +330,11 @@ impl Member {
         self.dead.load(Ordering::Relaxed) >= self.spec.max_dead
     }
 
+    /// Has the member leave the group and join it again: nobody knows what the broker has of its last commit.
+    fn join_anew(&self) {
+        self.inner.lock().anew = true;
+    }
+
     /// The client, until the member has left.
     pub(crate) fn consumer(&self) -> Option<Arc<BaseConsumer<MemberLink>>> {
         self.consumer.read().clone()
@@ -372,6 +383,9 @@ impl Shared {
         config.set("client.id", format!("{name}#{id:x}"));
         config.set("group.id", &*spec.group);
         config.set("enable.auto.commit", "false");
+        if let Ok(d) = std::env::var("KDEBUG") {
+            config.set("debug", d);
+        }
         config.set("enable.auto.offset.store", "false");
         config.set("isolation.level", "read_committed");
         config.set("auto.offset.reset", "earliest");
@@ -398,17 +412,6 @@ impl Shared {
             config.set("group.instance.id", instance);
         }
         config
-    }
-
-    /// Groups are offered on request.
-    pub(crate) fn groups_are_on(&self) -> Result<()> {
-        match self.options.group_preview {
-            true => Ok(()),
-            false => Err(Error::unsupported(
-                "consumer groups on Kafka are a preview",
-                PREVIEW,
-            )),
-        }
     }
 
     /// Where a new group begins is committed before its first member is one: a partition without a position was added later,
@@ -439,7 +442,6 @@ impl Shared {
     }
 
     pub(crate) async fn join(self: Arc<Self>, spec: GroupSpec) -> Result<Consumer> {
-        self.groups_are_on()?;
         check(&spec)?;
         self.count(&spec.topic).await?;
         if let Some(dead) = &spec.dead_topic {

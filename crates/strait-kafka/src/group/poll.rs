@@ -52,6 +52,8 @@ struct Thread {
     giving: Vec<Giving>,
     /// When the dead letters were counted last.
     counted: Instant,
+    /// The group has let it in: the broker knows its id, and it knows it too.
+    joined: bool,
 }
 
 impl Member {
@@ -69,6 +71,7 @@ impl Member {
             gathers: HashMap::new(),
             giving: Vec::new(),
             counted: Instant::now(),
+            joined: false,
         };
         let named = std::thread::Builder::new().name("strait-kafka-poll".to_owned());
         named
@@ -102,16 +105,34 @@ impl Thread {
             let Some(Rebalance { assign, partitions }) = next else {
                 break;
             };
+            self.joined = assign || !self.consumer.assignment_lost();
             match assign {
                 true => self.assigned(&partitions)?,
                 false => self.revoked(partitions),
             }
         }
+        self.join_anew()?;
         self.give_back()?;
         self.move_shards();
         self.look();
         self.count_dead();
         Ok(())
+    }
+
+    /// Leaves the group and joins it again where that was asked for: commits of before are void then.
+    fn join_anew(&mut self) -> Result<()> {
+        let member = self.member.clone();
+        if !std::mem::take(&mut member.inner.lock().anew) {
+            return Ok(());
+        }
+        tracing::warn!(
+            ?member,
+            "a commit was never answered: the member joins its group anew"
+        );
+        self.consumer.unsubscribe();
+        self.consumer
+            .subscribe(&[&member.spec.topic])
+            .map_err(|error| fault(format!("joining the group {:?}", member.spec.group), error))
     }
 
     /// While the group has too many dead letters it is looked at whether some were removed.
@@ -416,7 +437,12 @@ impl Thread {
             drop(void);
             let Some(owned) = found else { continue };
             let kept = owned.window.kept();
-            if let Err(error) = self.commit_last(*shard, &kept, owned.epoch) {
+            // One that is still under way holds all that was ended, and must not come after this.
+            let last = match owned.busy {
+                0 => self.commit_last(*shard, &kept, owned.epoch),
+                _ => Ok(()),
+            };
+            if let Err(error) = last {
                 tracing::warn!(
                     ?error,
                     shard,
@@ -452,6 +478,17 @@ impl Thread {
         }
     }
 
+    /// Waits until the group has let the member in. A broker gives one that asks an id first, and then waits for it, with the
+    /// whole group, as long as a session lasts: one that went before it had the id could not say so.
+    fn be_in(&mut self) {
+        let deadline = Instant::now() + LEAVE;
+        let consumer = self.consumer.clone();
+        let told = || !consumer.context().rebalances.lock().is_empty();
+        while !self.joined && !told() && Instant::now() < deadline {
+            let _ = self.consumer.poll(SHORT);
+        }
+    }
+
     /// Ends the member: what it has is committed, its partitions go to others.
     fn leave(mut self) {
         let member = self.member.clone();
@@ -476,6 +513,7 @@ impl Thread {
         }
         let shards: Vec<Shard> = member.inner.lock().shards.keys().copied().collect();
         self.end_shards(&shards, deadline + LEAVE);
+        self.be_in();
         let left = {
             let mut inner = member.inner.lock();
             inner.ended = true;
@@ -485,6 +523,8 @@ impl Thread {
         // Receipts of shards that were lost: their member is told, which takes its lock.
         drop(left);
         self.consumer.context().left.store(true, Ordering::Release);
+        // Said while it still has its partitions: a client that has none ends without a word, and the group waits for it.
+        self.consumer.unsubscribe();
         // A rebalance that was noted and not carried out would hold the end up.
         let noted: Vec<Rebalance> = self
             .consumer
@@ -504,16 +544,13 @@ impl Thread {
             answer(&self.consumer, assign, &partitions);
         }
         drop(member.consumer.write().take());
-        // The client ends on this thread: that blocks until the group knows.
-        if let Err(error) = self.consumer.close_queue() {
-            tracing::debug!(%error, "the end of a member of a Kafka group");
-        }
-        let deadline = Instant::now() + LEAVE;
-        while !self.consumer.closed() && Instant::now() < deadline {
-            // What still comes is nobody's any more.
-            let _ = self.consumer.poll(SHORT);
-        }
         let Thread { consumer, .. } = self;
+        let deadline = Instant::now() + LEAVE;
+        // Commits that were given up may still hold the client.
+        while Arc::strong_count(&consumer) > 1 && Instant::now() < deadline {
+            let _ = consumer.poll(SHORT);
+        }
+        // The client ends on this thread: that blocks until the group knows.
         drop(consumer);
         member.shared.members.lock().remove(&member.id);
         member.shared.commits.ring();

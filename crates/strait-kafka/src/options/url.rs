@@ -96,11 +96,6 @@ fn set(options: &mut Options, name: &str, value: String) -> Result<()> {
                 .parse()
                 .map_err(|_| bad("`strict` is neither `true` nor `false`"))?;
         }
-        "group_preview" => {
-            options.group_preview = value
-                .parse()
-                .map_err(|_| bad("`group_preview` is neither `true` nor `false`"))?;
-        }
         "group_protocol" => {
             options.group_protocol = match &*value {
                 "classic" => GroupProtocol::Classic,

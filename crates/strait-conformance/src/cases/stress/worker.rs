@@ -25,6 +25,8 @@ pub(super) struct Worker {
     stage: Stage,
     stop: watch::Receiver<bool>,
     held: VecDeque<Delivery>,
+    /// It was given a shard in this life.
+    assigned: bool,
     effects: u32,
 }
 
@@ -52,6 +54,7 @@ impl Worker {
             stage,
             stop,
             held: VecDeque::new(),
+            assigned: false,
             effects: 0,
         }
     }
@@ -87,6 +90,7 @@ impl Worker {
             Err(error) => return Err(error.into()),
         };
         let mut steps = 10 + self.rng.below(60);
+        self.assigned = false;
         while steps > 0 && !*self.stop.borrow() {
             if self.receive(&mut consumer).await? == Then::Closed {
                 self.give_back(|_| true);
@@ -98,7 +102,9 @@ impl Worker {
                 self.give_back(|_| true);
                 return Ok(Then::Closed);
             }
-            steps -= u64::from(matches!(self.churn, Churn::Leave | Churn::Die));
+            // A life begins with its first shard: how long a group takes to agree is the engine's.
+            let shortens = self.assigned && matches!(self.churn, Churn::Leave | Churn::Die);
+            steps -= u64::from(shortens);
         }
         self.end(consumer).await
     }
@@ -121,7 +127,7 @@ impl Worker {
             match arrival {
                 Arrival::Each(deliveries) => self.take(deliveries),
                 Arrival::Run(chunk, receipt) => self.take(single(chunk, receipt)?),
-                Arrival::Assigned(_) => {}
+                Arrival::Assigned(_) => self.assigned = true,
                 Arrival::Revoking(shard, _) => {
                     self.hand_back(shard).await?;
                     consumer.control.handed_back(shard);
