@@ -346,10 +346,17 @@ impl Shared {
     }
 
     pub(crate) async fn topics(&self) -> Result<Vec<TopicInfo>> {
-        let topics = self.call(|shared, _| shared.metadata(None)).await?;
-        match topics.is_empty() {
-            true => Ok(Vec::new()),
-            false => self.infos(topics).await,
+        let deadline = Instant::now() + self.options.timeout;
+        loop {
+            let topics = self.call(|shared, _| shared.metadata(None)).await?;
+            if topics.is_empty() {
+                return Ok(Vec::new());
+            }
+            match self.infos(topics).await {
+                // One that was listed is gone by now: the list is made again.
+                Err(error) if error.is(codes::NO_SUCH_TOPIC) && Instant::now() < deadline => {}
+                found => return found,
+            }
         }
     }
 
