@@ -44,8 +44,15 @@ struct Desk {
     works: Vec<Work>,
     /// Members with a commit under way: their works wait.
     busy: BTreeSet<u64>,
-    /// The answers to commits, by member and the number of the commit.
-    answers: Vec<(u64, u64, Result<()>)>,
+    answers: Vec<Answer>,
+}
+
+/// The answer to a commit.
+struct Answer {
+    member: u64,
+    /// Which of its commits.
+    number: u64,
+    done: Result<()>,
 }
 
 impl Desk {
@@ -160,7 +167,7 @@ impl Commits {
     }
 
     /// Answers, and works that may be committed; waits a moment where there are none.
-    fn wait(&self) -> (Vec<(u64, u64, Result<()>)>, Vec<Work>) {
+    fn wait(&self) -> (Vec<Answer>, Vec<Work>) {
         let mut desk = self.desk.lock();
         let mut ready = desk.ready();
         if ready.is_empty() && desk.answers.is_empty() {
@@ -269,21 +276,23 @@ impl Committer {
     }
 
     /// Commits that were answered. Gives back what is to be tried again.
-    fn ended(&mut self, shared: &Shared, answers: Vec<(u64, u64, Result<()>)>) -> Vec<Work> {
+    fn ended(&mut self, shared: &Shared, answers: Vec<Answer>) -> Vec<Work> {
         let mut again = Vec::new();
-        for (id, number, answer) in answers {
+        for Answer {
+            member: id,
+            number,
+            done,
+        } in answers
+        {
             // What was given up may be answered all the same.
-            if self
-                .underway
-                .get(&id)
-                .is_none_or(|under| under.number != number)
-            {
-                continue;
-            }
             let Some(under) = self.underway.remove(&id) else {
                 continue;
             };
-            match answer {
+            if under.number != number {
+                self.underway.insert(id, under);
+                continue;
+            }
+            match done {
                 Ok(()) => under
                     .works
                     .into_iter()
@@ -538,7 +547,12 @@ fn begin(shared: &Shared, plans: &Plans, id: u64, number: u64) -> Result<()> {
     let consumer = member.consumer().ok_or_else(closed)?;
     commit_beside(shared, consumer, list, move |done| {
         let commits = &member.shared.commits;
-        commits.desk.lock().answers.push((id, number, done));
+        let answer = Answer {
+            member: id,
+            number,
+            done,
+        };
+        commits.desk.lock().answers.push(answer);
         commits.ring();
     });
     Ok(())

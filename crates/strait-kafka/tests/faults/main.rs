@@ -1,7 +1,7 @@
 //! What happens when the broker dies under load: with a broker of the test's own.
 
 // What a test or its helpers cannot unwrap is a failed test.
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod broker;
 
