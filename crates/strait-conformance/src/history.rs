@@ -122,6 +122,9 @@ pub struct Stored {
     pub lag: u64,
     /// The attempts that a message has.
     pub max_attempts: u32,
+    /// Greatest distance between the oldest message that is not settled and the newest that is delivered; `None`: it is not
+    /// looked at.
+    pub gap: Option<u64>,
     /// Deliveries may be lost on their way to a member, or reach it when others have had the message since: attempts that
     /// nobody saw count.
     pub lossy: bool,
@@ -144,6 +147,8 @@ pub enum Promise {
     DeadLetters,
     /// A receipt of an earlier owner has no effect.
     Fencing,
+    /// The distance to the oldest message that is not settled is bounded.
+    Gap,
 }
 
 /// A broken promise.
@@ -201,6 +206,7 @@ pub fn check(events: &[Event], stored: &Stored) -> Vec<Violation> {
     tale.key_order(&mut found);
     tale.attempts(&mut found);
     tale.fencing(&mut found);
+    tale.gap(&mut found);
     found
 }
 

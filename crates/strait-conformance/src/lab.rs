@@ -53,14 +53,18 @@ pub(crate) struct Lab {
 
 impl Lab {
     pub(crate) async fn open(target: &Target, case: &'static str) -> Check<Self> {
-        let harness = target.fresh().await?;
+        Self::of(target.fresh().await?, case, target.patience)
+    }
+
+    /// With an engine that is open.
+    pub(crate) fn of(harness: Harness, case: &'static str, patience: Duration) -> Check<Self> {
         let engine = harness.engine.clone();
         let events = lane(&engine)?;
         let caps = events.caps();
         Ok(Lab {
             harness,
             case,
-            patience: target.patience,
+            patience,
             last: Arc::new(Mutex::new(engine.clone())),
             engine,
             events,

@@ -31,6 +31,7 @@ mod proxy;
 mod rng;
 mod seeds;
 mod server;
+mod storm;
 mod suite;
 mod target;
 
@@ -38,5 +39,6 @@ pub use fault::{Check, Fault};
 pub use proxy::Proxy;
 pub use seeds::run_seeds;
 pub use server::{client, server};
+pub use storm::storm;
 pub use suite::{Suite, event_cases, events, run_event_case};
 pub use target::{Harness, Restart, Target};

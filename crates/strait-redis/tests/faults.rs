@@ -755,3 +755,21 @@ async fn a_short_cut_makes_no_receipt_valid_for_another_message() {
     assert!(twice.is_empty(), "{twice:?}");
     redis.close(PATIENCE).await;
 }
+
+/// Ten members on three engines come and go for ten seconds: the history holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_rebalances_breaks_no_promise() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
+    for _ in 0..3 {
+        engines.push(Arc::new(server.open().await));
+    }
+    let lasts = Duration::from_secs(10);
+    let told = strait_conformance::storm(&engines, 7, lasts, PATIENCE).await;
+    let _ = writeln!(std::io::stdout(), "storm: {}", told.unwrap());
+    for engine in engines {
+        engine.close(PATIENCE).await;
+    }
+}

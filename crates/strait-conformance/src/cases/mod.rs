@@ -32,7 +32,7 @@ mod refused;
 mod retries;
 mod steer;
 mod storage;
-mod stress;
+pub(crate) mod stress;
 mod topics;
 mod units;
 mod whereabouts;

@@ -1,6 +1,7 @@
 //! Many producers and members at once, by chance from a seed; then the history is checked.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use strait_core::events::{GroupInfo, GroupSpec};
@@ -21,6 +22,8 @@ const PARTITIONS: u32 = 4;
 const PRODUCERS: u64 = 4;
 const MEMBERS: u64 = 3;
 const MESSAGES: u32 = 60;
+/// Of a storm: members, the gap, and how long a producer rests between two batches, in ms at most.
+const STORM: (u64, u64, u64) = (10, 64, 200);
 const MAX_ATTEMPTS: u32 = 6;
 /// In so many times the target's patience all messages must have come to their end; below the limit of a case.
 const DRAIN: u32 = 2;
@@ -62,6 +65,21 @@ enum Churn {
     Engine,
 }
 
+/// How much of everything.
+#[derive(Clone, Copy)]
+struct Plan {
+    seed: u64,
+    churn: Churn,
+    members: u64,
+    /// Messages of each producer at most.
+    messages: u32,
+    /// How long producers go on at most.
+    lasts: Duration,
+    /// How long a producer rests, in ms at most.
+    rest: u64,
+    gap: Option<u64>,
+}
+
 /// What all workers of a run share.
 #[derive(Clone)]
 struct Stage {
@@ -71,6 +89,8 @@ struct Stage {
     topic: Name,
     sink: Name,
     spec: GroupSpec,
+    /// Nobody dies or leaves any more.
+    calm: Arc<AtomicBool>,
 }
 
 impl Stage {
@@ -86,46 +106,108 @@ impl Stage {
 
 /// Four producers and three members; every message that is acknowledged comes to one end, in order, with its effects.
 async fn story(lab: Lab, seed: u64, churn: Churn) -> Check {
+    let plan = Plan {
+        seed,
+        churn,
+        members: MEMBERS,
+        messages: MESSAGES,
+        lasts: Duration::MAX,
+        rest: 3,
+        gap: None,
+    };
+    tell(vec![lab], plan).await.map(drop)
+}
+
+/// Ten members that come and go, die, and go on as zombies; one message in ten fails. Every message comes to one end, in order,
+/// with its effects, and the gap holds.
+pub(crate) async fn storm(labs: Vec<Lab>, seed: u64, lasts: Duration) -> Check<String> {
+    let plan = Plan {
+        seed,
+        churn: Churn::Die,
+        members: STORM.0,
+        messages: u32::MAX,
+        lasts,
+        rest: STORM.2,
+        gap: Some(STORM.1),
+    };
+    let history = tell(labs, plan).await?;
+    let count = |of: fn(&Did) -> bool| {
+        let events = history.events();
+        events.iter().filter(|event| of(&event.did)).count()
+    };
+    let members: std::collections::BTreeSet<String> = history
+        .events()
+        .into_iter()
+        .map(|event| event.who)
+        .collect();
+    Ok(format!(
+        "{} messages, {} deliveries, {} lives of members",
+        count(|did| matches!(did, Did::Appended { .. })),
+        count(|did| matches!(did, Did::Delivered { .. })),
+        members
+            .iter()
+            .filter(|who| who.starts_with("member"))
+            .count(),
+    ))
+}
+
+/// Members and producers work until all is handled; what they saw is held against what is stored. Members take the engines in
+/// turn.
+async fn tell(labs: Vec<Lab>, plan: Plan) -> Check<Arc<History>> {
+    let Some(lab) = labs.first().cloned() else {
+        return Err(Fault::new("no engine was given"));
+    };
     let (topic, sink) = (lab.topic(PARTITIONS).await?, lab.topic(1).await?);
-    let spec = GroupSpec {
+    let mut spec = GroupSpec {
         max_attempts: MAX_ATTEMPTS,
         ..lab.spec(&topic)?
     };
-    let (engine, labs) = watch::channel(lab.clone());
-    let stage = Stage {
-        history: Arc::new(History::new()),
-        labs,
-        topic,
-        sink,
-        spec,
+    spec.gap = plan.gap.unwrap_or(spec.gap);
+    let engines: Vec<_> = labs.into_iter().map(watch::channel).collect();
+    let stages: Vec<Stage> = {
+        let history = Arc::new(History::new());
+        let calm = Arc::new(AtomicBool::new(false));
+        let stage = |labs: &watch::Receiver<Lab>| Stage {
+            history: history.clone(),
+            labs: labs.clone(),
+            topic: topic.clone(),
+            sink: sink.clone(),
+            spec: spec.clone(),
+            calm: calm.clone(),
+        };
+        engines.iter().map(|(_, labs)| stage(labs)).collect()
     };
+    let stage = stages[0].clone();
     // The group is there before anybody asks for its lag.
     drop(lab.consume_as(&stage.spec).await?);
     let (stop, stopped) = watch::channel(false);
     let mut workers = JoinSet::new();
-    for number in 0..MEMBERS {
-        let rng = Rng::new(seed * 100 + number);
-        let worker = Worker::new(number, churn, rng, stage.clone(), stopped.clone());
+    for (number, stage) in (0..plan.members).zip(stages.iter().cycle()) {
+        let rng = Rng::new(plan.seed * 100 + number);
+        let worker = Worker::new(number, plan.churn, rng, stage.clone(), stopped.clone());
         workers.spawn(worker.run());
     }
     let mut producers = JoinSet::new();
     for number in 0..PRODUCERS {
-        let rng = Rng::new(seed * 1_000 + number);
-        producers.spawn(produce(number, rng, stage.clone()));
+        let rng = Rng::new(plan.seed * 1_000 + number);
+        producers.spawn(produce(number, rng, stage.clone(), plan));
     }
     let mut lab = lab;
-    if churn == Churn::Engine {
-        reopen_three_times(&mut lab, &engine).await?;
+    if plan.churn == Churn::Engine {
+        reopen_three_times(&mut lab, &engines[0].0).await?;
     }
     while let Some(ended) = producers.join_next().await {
         ended.map_err(Fault::new)??;
     }
+    // A storm ends: how much is left when it does is not bounded.
+    stage.calm.store(plan.gap.is_some(), Ordering::Relaxed);
     let owing = drain(&lab, &stage, &mut workers).await;
     stop.send_replace(true);
     while let Some(ended) = workers.join_next().await {
         ended.map_err(Fault::new)??;
     }
-    judge(&lab, &stage, &owing?).await
+    judge(&lab, &stage, &owing?, plan.gap).await?;
+    Ok(stage.history)
 }
 
 async fn reopen_three_times(lab: &mut Lab, engine: &watch::Sender<Lab>) -> Check {
@@ -153,10 +235,11 @@ async fn drain(lab: &Lab, stage: &Stage, workers: &mut JoinSet<Check>) -> Check<
     }
 }
 
-async fn judge(lab: &Lab, stage: &Stage, info: &GroupInfo) -> Check {
+async fn judge(lab: &Lab, stage: &Stage, info: &GroupInfo, gap: Option<u64>) -> Check {
     let mut stored = Stored {
         lag: info.lag(),
         max_attempts: MAX_ATTEMPTS,
+        gap,
         effects: lab.bodies(&stage.sink, 0).await?,
         ..Stored::default()
     };
@@ -183,9 +266,9 @@ async fn judge(lab: &Lab, stage: &Stage, info: &GroupInfo) -> Check {
 }
 
 /// Appends messages with a few keys of its own, each key always to its partition, one batch after the other.
-async fn produce(number: u64, mut rng: Rng, mut stage: Stage) -> Check {
-    let mut next = 0;
-    while next < MESSAGES {
+async fn produce(number: u64, mut rng: Rng, mut stage: Stage, plan: Plan) -> Check {
+    let (mut next, began) = (0, std::time::Instant::now());
+    while next < plan.messages && began.elapsed() < plan.lasts {
         let key = format!("k{number}-{}", rng.below(4));
         let partition = partition_of(key.as_bytes(), PARTITIONS);
         let texts: Vec<String> = (0..=rng.below(3))
@@ -216,7 +299,7 @@ async fn produce(number: u64, mut rng: Rng, mut stage: Stage) -> Check {
             stage.history.add(who, Did::Appended { text, key, place });
         }
         if rng.percent(30) {
-            tokio::time::sleep(Duration::from_millis(rng.below(3))).await;
+            tokio::time::sleep(Duration::from_millis(rng.below(plan.rest))).await;
         }
     }
     Ok(())

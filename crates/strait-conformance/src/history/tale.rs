@@ -297,6 +297,40 @@ impl<'a> Tale<'a> {
         }
     }
 
+    pub(super) fn gap(&self, found: &mut Vec<Violation>) {
+        let Some(gap) = self.stored.gap else {
+            return;
+        };
+        let mut logs: BTreeMap<u32, Vec<&str>> = BTreeMap::new();
+        for ((partition, _), text) in &self.stored.log {
+            logs.entry(*partition).or_default().push(text);
+        }
+        for log in logs.values() {
+            // From this step on everything up to a message may have been at its end.
+            let mut all_ended = Vec::with_capacity(log.len());
+            for text in log {
+                let ended = self.ending_from(text).unwrap_or(usize::MAX);
+                all_ended.push(all_ended.last().copied().unwrap_or(0).max(ended));
+            }
+            for (index, text) in log.iter().enumerate().skip(gap as usize) {
+                let bound = index - gap as usize;
+                let events = self.messages.get(text).map(|message| &message.events);
+                let first = events
+                    .into_iter()
+                    .flatten()
+                    .copied()
+                    .find(|at| matches!(self.events[*at].did, Did::Delivered { .. }));
+                if let Some(at) = first.filter(|at| all_ended[bound] > *at) {
+                    let what = format!(
+                        "`{text}` was delivered (step {at}) while one of the messages up to `{}`, {gap} before it, had not ended",
+                        log[bound]
+                    );
+                    self.broken(found, Promise::Gap, text, what);
+                }
+            }
+        }
+    }
+
     fn first_handling(&self, text: &str) -> Option<usize> {
         let message = self.messages.get(text)?;
         let handled = |at: &usize| matches!(self.events[*at].did, Did::Handling { .. });

@@ -82,6 +82,7 @@ fn good() -> (Vec<(&'static str, Did)>, Stored) {
         dead: vec![("b".into(), 1)],
         lag: 0,
         max_attempts: 3,
+        gap: None,
         lossy: false,
     };
     (steps, stored)
@@ -436,4 +437,32 @@ fn a_story_names_the_steps() {
         "{story}"
     );
     assert!(story.contains("two: settling as Dead"), "{story}");
+}
+
+/// Three messages of three keys, of which the first ends last: a gap of 3 allows it, one of 2 does not.
+#[test]
+fn a_gap_that_is_passed() {
+    let mut steps: Vec<_> = ["a", "b", "c"]
+        .into_iter()
+        .zip(0..)
+        .map(|(text, offset)| appended(text, text, offset))
+        .collect();
+    let [delivery, rest @ ..] = &done("a")[..] else {
+        panic!("it has four steps");
+    };
+    steps.push(delivery.clone());
+    steps.extend(done("b"));
+    steps.extend(done("c"));
+    steps.extend(rest.iter().cloned());
+    let mut stored = Stored {
+        max_attempts: 3,
+        ..Stored::default()
+    };
+    for (text, offset) in ["a", "b", "c"].into_iter().zip(0..) {
+        stored.log.insert((0, Position::at(offset)), text.into());
+    }
+    stored.gap = Some(3);
+    assert_eq!(broken(steps.clone(), &stored), []);
+    stored.gap = Some(2);
+    assert_eq!(broken(steps, &stored), [Promise::Gap]);
 }

@@ -63,10 +63,13 @@ for rank, entry in ipairs(order) do
   end
 end
 local mine = members[ARGV[1]]
+-- Members begin to look at different shards: none is always the last that somebody takes.
+local begin = tonumber(string.sub(ARGV[1], -6), 16) % math.max(shards, 1)
 local group = redis.call('HMGET', KEYS[1], 'backs', 'rev')
 local dead = redis.call('XLEN', KEYS[4]) - (tonumber(group[1]) or 0)
 local answer = {'lives', target, dead, tonumber(group[2]) or 0}
-for p = 0, shards - 1 do
+for i = 0, shards - 1 do
+  local p = (begin + i) % shards
   local key = KEYS[5 + p]
   local until_ = string.format('%.0f', now + ARGV[2])
   if owners[p] == ARGV[1] then

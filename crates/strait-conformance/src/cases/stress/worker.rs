@@ -1,6 +1,7 @@
 //! A member of the run: it handles one message after the other, fails by chance, and keeps to the rules of a member.
 
 use std::collections::VecDeque;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use strait_core::{Arrival, Consumer, Delivery, Kind, Outcome, Shard, Unit, Verdict};
@@ -103,8 +104,8 @@ impl Worker {
                 return Ok(Then::Closed);
             }
             // A life begins with its first shard: how long a group takes to agree is the engine's.
-            let shortens = self.assigned && matches!(self.churn, Churn::Leave | Churn::Die);
-            steps -= u64::from(shortens);
+            let goes = self.assigned && matches!(self.churn, Churn::Leave | Churn::Die);
+            steps -= u64::from(goes && !self.stage.calm.load(Ordering::Relaxed));
         }
         self.end(consumer).await
     }
