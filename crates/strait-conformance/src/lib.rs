@@ -27,6 +27,7 @@ mod cases;
 pub mod history;
 mod lab;
 mod member;
+mod parked;
 mod proxy;
 mod rng;
 mod seeds;
@@ -36,6 +37,7 @@ mod suite;
 mod target;
 
 pub use fault::{Check, Fault};
+pub use parked::parked;
 pub use proxy::Proxy;
 pub use seeds::run_seeds;
 pub use server::{client, server};

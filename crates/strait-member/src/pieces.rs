@@ -74,12 +74,19 @@ impl Piece {
 #[derive(Debug, Default)]
 pub(crate) struct Pieces {
     pieces: BTreeMap<u64, Piece>,
+    bytes: usize,
 }
 
 impl Pieces {
     /// Puts in what was read next; `first` is its first number, `from` lies right behind the message before.
     pub(crate) fn push(&mut self, first: u64, chunk: Chunk, from: Position) {
+        self.bytes += chunk.buffer().len();
         self.pieces.insert(first, Piece::new(chunk, from));
+    }
+
+    /// Bytes of the chunks.
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     /// Forgets what lies before `low`.
@@ -88,7 +95,7 @@ impl Pieces {
             if piece.key() + piece.get().chunk.len() as u64 > low {
                 return;
             }
-            piece.remove();
+            self.bytes -= piece.remove().chunk.buffer().len();
         }
     }
 

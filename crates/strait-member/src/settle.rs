@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use strait_core::events::AfterDead;
+use strait_core::events::{AfterDead, Order};
 use strait_core::{Fence, Message, Timestamp, Verdict};
 
 use crate::Range;
@@ -225,9 +225,7 @@ impl Window {
             End::Dead { .. } => self.rules.after_dead == AfterDead::HoldKey,
         };
         if waits {
-            let key = self
-                .message_of(number)
-                .map_or(0, |message| self.key_of(message.record().key()));
+            let key = self.key_of_number(number);
             if key != 0 {
                 self.parking
                     .entry(key)
@@ -317,6 +315,9 @@ impl Window {
     }
 
     fn key_of_number(&self, number: u64) -> u64 {
+        if self.rules.order == Order::Free {
+            return 0;
+        }
         let message = self.message_of(number);
         message.map_or(0, |message| self.key_of(message.record().key()))
     }

@@ -92,8 +92,19 @@ pub struct Stands {
     pub unsettled: u64,
     /// The gap is reached: nothing new goes out until the oldest message is settled.
     pub at_gap: bool,
+    /// Messages that were read and never handed out, nor put behind one of their key.
+    pub ahead: u64,
+    /// Bytes of what was read and cannot be forgotten yet.
+    pub bytes: usize,
     /// A message that was lost more than once is out, or goes out next, and the rest waits for its end.
     pub suspect: bool,
+}
+
+impl Stands {
+    /// As many bytes are kept as may be, and nothing that was read can go out for the first time: as at the gap.
+    pub fn is_full(&self, most: usize) -> bool {
+        self.bytes >= most && self.ahead == 0
+    }
 }
 
 impl Window {
@@ -150,6 +161,15 @@ impl Window {
     /// No message from this number on goes out.
     pub(crate) fn bound(&self) -> u64 {
         self.low.saturating_add(self.rules.gap)
+    }
+
+    /// Whether to read on: fewer than `ahead` messages wait to be handed out for the first time, and fewer than `bytes` are kept.
+    pub fn may_read(&self, ahead: u64, bytes: usize) -> bool {
+        self.ahead() < ahead && self.pieces.bytes() < bytes
+    }
+
+    fn ahead(&self) -> u64 {
+        self.fresh.iter().map(|(first, end)| end - first).sum()
     }
 
     /// Changes the rules: an operator's override, or what a later member declared.
@@ -477,6 +497,8 @@ impl Window {
             oldest_out: self.is_out(self.low),
             unsettled,
             at_gap: self.room() == 0 && self.fresh.front().is_none_or(|f| f.0 >= self.bound()),
+            ahead: self.ahead(),
+            bytes: self.pieces.bytes(),
             suspect: self.suspect_is_out(),
         }
     }

@@ -773,3 +773,18 @@ async fn a_storm_of_rebalances_breaks_no_promise() {
         engine.close(PATIENCE).await;
     }
 }
+
+/// 100,000 messages wait for their next attempt: none is lost, and what keeps no order goes on.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_hundred_thousand_wait_for_their_next_attempt() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let (one, other) = (server.open().await, server.open().await);
+    let engines: [Arc<dyn Engine>; 2] = [Arc::new(one), Arc::new(other)];
+    let told = strait_conformance::parked(&engines, 100_000, PATIENCE).await;
+    let _ = writeln!(std::io::stdout(), "{}", told.unwrap());
+    for engine in engines {
+        engine.close(PATIENCE).await;
+    }
+}

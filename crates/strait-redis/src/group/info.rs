@@ -8,6 +8,7 @@ use strait_core::events::{GroupInfo, MemberInfo, Seek, ShardInfo, Stuck, StuckOn
 use strait_core::{Error, Kind, Name, Position, Result, Timestamp, codes};
 use strait_member::{Again, Stands};
 
+use super::member::flow::KEPT;
 use super::{Steered, steps};
 use crate::engine::Shared;
 use crate::fault::odd;
@@ -202,7 +203,7 @@ impl Shared {
             _ if lag + back == 0 => None,
             (None, _) if !has_owner => Some(Waits::NoMember),
             (_, Some(stopped)) => Some(stopped.clone()),
-            (Some((stands, again)), _) if stands.at_gap => {
+            (Some((stands, again)), _) if stands.at_gap || stands.is_full(KEPT) => {
                 stuck(stands, again.as_ref(), &held).map(Waits::Gap)
             }
             (Some((stands, again)), _) if stands.suspect => {

@@ -1,6 +1,6 @@
 //! A member: the task that keeps its leases, reads ahead, and grants what goes out.
 
-mod flow;
+pub(super) mod flow;
 mod lease;
 mod look;
 

@@ -17,6 +17,8 @@ use crate::script::Invoke;
 const AHEAD: usize = 1 << 20;
 /// Messages of a shard that are read ahead.
 const AHEAD_MESSAGES: u64 = 4096;
+/// Bytes of a shard that are kept while they are not settled: what waits, and what was settled behind it.
+pub(crate) const KEPT: usize = 256 << 20;
 
 impl Member {
     /// Leases that ended, and receipts that were dropped.
@@ -87,7 +89,7 @@ impl Member {
                 !owned.dry
                     && owned.revoking.is_none()
                     && room > 0
-                    && owned.window.stands().unsettled < AHEAD_MESSAGES
+                    && owned.window.may_read(AHEAD_MESSAGES, KEPT)
             };
             let shards = inner.shards.iter().filter(|(_, owned)| thirsty(owned));
             shards
