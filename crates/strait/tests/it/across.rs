@@ -1,5 +1,6 @@
 //! Effects on another engine: there first, then the message is settled.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use strait::core::{Kind, Unit, Verdict};
@@ -14,11 +15,15 @@ async fn bill(placed: Order, payments: State<Topic<Order>>, out: Out) -> Handled
 }
 
 /// A topic of its own for each test: servers are shared.
-async fn payments(strait: &Strait) -> Topic<Order> {
+async fn topic(strait: &Strait, name: &str) -> Topic<Order> {
     static NUMBER: AtomicU32 = AtomicU32::new(0);
     let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let name = format!("payments-{}-{number}", uuid::Uuid::now_v7());
+    let name = format!("{name}-{}-{number}", uuid::Uuid::now_v7());
     strait.events().topic(&name).partitions(1).await.unwrap()
+}
+
+async fn payments(strait: &Strait) -> Topic<Order> {
+    topic(strait, "payments").await
 }
 
 async fn numbers(topic: &Topic<Order>) -> Vec<u64> {
@@ -36,16 +41,12 @@ fn ends_a_message(unit: &Unit) -> bool {
 
 /// Runs `bill` over so many orders, with these two engines.
 async fn run(source: &Strait, sink: &Strait, count: u64) -> Vec<u64> {
-    let (orders, payments) = (orders(source, 1).await, payments(sink).await);
+    let (orders, payments) = (topic(source, "orders").await, payments(sink).await);
     place(&orders, "ada", 0..count).await;
-    let group = orders.group("billing");
-    let mut app = source
-        .app()
-        .state(payments.clone())
-        .serve(group.each(bill).sends_to(&payments))
-        .start()
-        .await
-        .unwrap();
+    let group = orders.group(&format!("billing-{}", orders.name()));
+    let consume = group.each(bill).sends_to(&payments);
+    let app = source.app().state(payments.clone()).serve(consume);
+    let mut app = app.start().await.unwrap();
     settled(&group).await;
     app.stop().await.unwrap();
     numbers(&payments).await
@@ -57,14 +58,14 @@ fn twice_each(count: u64) -> Vec<u64> {
 
 /// True so many times, of those that are asked for.
 fn times(count: u32) -> impl Fn(bool) -> bool {
-    let left = AtomicU32::new(count);
-    move |asked| {
-        let one = |left: u32| left.checked_sub(1);
-        asked
-            && left
-                .fetch_update(Ordering::SeqCst, Ordering::SeqCst, one)
-                .is_ok()
-    }
+    let left = Arc::new(AtomicU32::new(count));
+    move |asked| asked && one_of(&left)
+}
+
+fn one_of(left: &AtomicU32) -> bool {
+    let one = |left: u32| left.checked_sub(1);
+    left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one)
+        .is_ok()
 }
 
 #[tokio::test]
@@ -75,7 +76,10 @@ async fn effects_are_there_and_the_message_is_settled() {
 /// The process dies between the two commits: the message is handled again, and what it sends is known.
 #[tokio::test]
 async fn effects_leave_once_when_the_settle_is_lost() {
-    assert_eq!(run(&losing(), &memory(), 20).await, twice_each(20));
+    assert_eq!(
+        Losing::over(&memory()).into(&memory()).await,
+        twice_each(20)
+    );
 }
 
 /// A sink that is away for a while holds the messages up, and takes them in their order when it is back.
@@ -154,40 +158,96 @@ async fn the_report_says_how_effects_leave() {
     );
 }
 
-/// A settle that is lost seven times, so that seven messages are handled again.
-fn losing() -> Strait {
-    let seven = times(7);
-    failing(move |unit| seven(ends_a_message(unit)).then_some(Fate::Lost))
+/// An engine that loses seven settles, so that seven messages are handled again.
+struct Losing {
+    strait: Strait,
+    left: Arc<AtomicU32>,
 }
 
-/// Redis and Valkey keep the ids of the messages whose effects they have.
-#[cfg(feature = "redis")]
+impl Losing {
+    fn over(strait: &Strait) -> Self {
+        let left = Arc::new(AtomicU32::new(7));
+        let of_it = left.clone();
+        let strait = failing_over(strait, move |unit| {
+            (ends_a_message(unit) && one_of(&of_it)).then_some(Fate::Lost)
+        });
+        Losing { strait, left }
+    }
+
+    /// Runs `bill` from it into the sink.
+    async fn into(self, sink: &Strait) -> Vec<u64> {
+        let found = run(&self.strait, sink, 20).await;
+        assert_eq!(self.left.load(Ordering::SeqCst), 0, "settles to be lost");
+        found
+    }
+}
+
+/// The servers at hand that this build has a driver for.
+async fn brokers() -> Vec<(&'static str, Strait)> {
+    let mut found = Vec::new();
+    let known: &[(&str, &'static str)] = &[
+        #[cfg(feature = "redis")]
+        ("STRAIT_REDIS", "redis"),
+        #[cfg(feature = "redis")]
+        ("STRAIT_VALKEY", "valkey"),
+        #[cfg(feature = "kafka")]
+        ("STRAIT_KAFKA", "kafka"),
+    ];
+    for &(variable, name) in known {
+        if let Some(address) = strait_conformance::server(variable, name) {
+            let strait = Strait::open(&format!("{name}://{address}")).await.unwrap();
+            found.push((name, strait));
+        }
+    }
+    found
+}
+
+/// From each server and the engine in memory to each that keeps the ids of the messages whose effects it has.
 #[tokio::test]
-async fn effects_leave_once_into_redis_when_the_settle_is_lost() {
-    for (variable, name) in [("STRAIT_REDIS", "redis"), ("STRAIT_VALKEY", "valkey")] {
-        let Some(address) = strait_conformance::server(variable, name) else {
-            continue;
-        };
-        let sink = Strait::open(&format!("{name}://{address}")).await.unwrap();
-        assert_eq!(run(&losing(), &sink, 20).await, twice_each(20), "{name}");
-        sink.close().await;
+async fn effects_leave_once_from_and_to_each_engine_when_the_settle_is_lost() {
+    let brokers = brokers().await;
+    let here = memory();
+    let ledgers = brokers.iter().filter(|(name, _)| *name != "kafka");
+    for (to, sink) in ledgers {
+        let found = Losing::over(&here).into(sink).await;
+        assert_eq!(found, twice_each(20), "to {to}");
+    }
+    for (from, source) in &brokers {
+        let found = Losing::over(source).into(&here).await;
+        assert_eq!(found, twice_each(20), "from {from}");
+        for (to, sink) in brokers
+            .iter()
+            .filter(|(to, _)| to != from && *to != "kafka")
+        {
+            let found = Losing::over(source).into(sink).await;
+            assert_eq!(found, twice_each(20), "from {from} to {to}");
+        }
+    }
+    for (_, strait) in brokers {
+        strait.close().await;
     }
 }
 
 /// Kafka keeps no ids: the app does not start unless effects may leave again, and then none is missing.
-#[cfg(feature = "kafka")]
 #[tokio::test]
 async fn effects_leave_at_least_once_into_kafka_when_the_consumer_says_so() {
-    let Some(address) = strait_conformance::server("STRAIT_KAFKA", "kafka") else {
+    let brokers = brokers().await;
+    let Some((_, sink)) = brokers.iter().find(|(name, _)| *name == "kafka") else {
         return;
     };
-    let (source, sink) = (
-        losing(),
-        Strait::open(&format!("kafka://{address}")).await.unwrap(),
-    );
-    let (orders, payments) = (orders(&source, 1).await, payments(&sink).await);
+    into_kafka(&Losing::over(&memory()).strait, sink).await;
+    for (_, source) in brokers.iter().filter(|(name, _)| *name == "redis") {
+        into_kafka(&Losing::over(source).strait, sink).await;
+    }
+    for (_, strait) in &brokers {
+        strait.close().await;
+    }
+}
+
+async fn into_kafka(source: &Strait, sink: &Strait) {
+    let (orders, payments) = (topic(source, "orders").await, payments(sink).await);
     place(&orders, "ada", 0..20).await;
-    let group = orders.group("billing");
+    let group = orders.group(&format!("billing-{}", orders.name()));
     let app = || source.app().state(payments.clone());
     let refused = app()
         .serve(group.each(bill).sends_to(&payments))
@@ -215,5 +275,28 @@ async fn effects_leave_at_least_once_into_kafka_when_the_consumer_says_so() {
         "nothing was handled again: {}",
         found.len()
     );
-    sink.close().await;
+}
+
+/// On one server the effects and the end of the message are one commit: nothing is doubled when the process dies before it.
+#[tokio::test]
+async fn effects_on_the_same_server_are_in_one_commit() {
+    for (name, strait) in brokers().await {
+        let lossy = Losing::over(&strait);
+        let found = run_on(&lossy.strait, 20).await;
+        assert_eq!(found, twice_each(20), "{name}");
+        assert_eq!(lossy.left.load(Ordering::SeqCst), 0, "settles to be lost");
+        strait.close().await;
+    }
+}
+
+/// Runs `bill` where orders and payments are on one engine.
+async fn run_on(strait: &Strait, count: u64) -> Vec<u64> {
+    let (orders, payments) = (topic(strait, "orders").await, payments(strait).await);
+    place(&orders, "ada", 0..count).await;
+    let group = orders.group(&format!("billing-{}", orders.name()));
+    let app = strait.app().state(payments.clone()).serve(group.each(bill));
+    let mut app = app.start().await.unwrap();
+    settled(&group).await;
+    app.stop().await.unwrap();
+    numbers(&payments).await
 }

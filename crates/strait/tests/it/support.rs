@@ -84,7 +84,15 @@ pub(crate) fn failing<F>(fate: F) -> Strait
 where
     F: Fn(&Unit) -> Option<Fate> + Send + Sync + 'static,
 {
-    let engine = memory().engine().clone();
+    failing_over(&memory(), fate)
+}
+
+/// An engine on which units have the fate that `fate` gives them.
+pub(crate) fn failing_over<F>(strait: &Strait, fate: F) -> Strait
+where
+    F: Fn(&Unit) -> Option<Fate> + Send + Sync + 'static,
+{
+    let engine = strait.engine().clone();
     Strait::on(Arc::new(Failing { engine, fate }))
 }
 
