@@ -37,7 +37,7 @@ pub struct Redis {
 
 /// What every part of the engine works with.
 pub(crate) struct Shared {
-    pub(crate) link: Link,
+    pub(crate) link: Arc<Link>,
     pub(crate) scripts: Scripts,
     pub(crate) known: Known,
     pub(crate) members: Members,

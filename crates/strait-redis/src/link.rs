@@ -49,8 +49,8 @@ struct State {
 }
 
 impl Link {
-    pub(crate) fn new(options: Options) -> Result<Self> {
-        Ok(Link {
+    pub(crate) fn new(options: Options) -> Result<Arc<Self>> {
+        Ok(Arc::new(Link {
             client: options.client()?,
             options,
             state: Mutex::default(),
@@ -60,7 +60,7 @@ impl Link {
             closed: AtomicBool::new(false),
             bell: Notify::new(),
             ended: watch::Sender::new(false),
-        })
+        }))
     }
 
     pub(crate) fn watch(&self) -> watch::Receiver<Health> {
@@ -99,11 +99,18 @@ impl Link {
             .set_response_timeout(response)
     }
 
-    /// The connection that all calls share, made when there is none.
-    async fn shared(&self) -> Result<(MultiplexedConnection, u64)> {
+    /// The connection that all calls share, made when there is none. It is made on a task of its own: a caller whose future is not
+    /// polled for a while must not hold up the others.
+    async fn shared(self: &Arc<Self>) -> Result<(MultiplexedConnection, u64)> {
         if let Some(found) = self.present() {
             return Ok(found);
         }
+        let link = self.clone();
+        let made = tokio::spawn(async move { link.connect().await });
+        made.await.map_err(|_| closed())?
+    }
+
+    async fn connect(&self) -> Result<(MultiplexedConnection, u64)> {
         let _one = self.connecting.lock().await;
         if let Some(found) = self.present() {
             return Ok(found);
@@ -168,18 +175,24 @@ impl Link {
         let error = fault(what, error);
         if ends {
             let mut state = self.state.lock();
+            // What an earlier connection still has to say is no news of this one.
             if state.number == number {
                 state.connection = None;
+                drop(state);
+                self.down(&error);
+                self.bell.notify_one();
             }
-            drop(state);
-            self.down(&error);
-            self.bell.notify_one();
         }
         error
     }
 
     /// Runs one command. A write of which no answer came may have happened: `writes` says that it is one.
-    pub(crate) async fn run(&self, what: &str, command: &Cmd, writes: bool) -> Result<Value> {
+    pub(crate) async fn run(
+        self: &Arc<Self>,
+        what: &str,
+        command: &Cmd,
+        writes: bool,
+    ) -> Result<Value> {
         let (mut connection, number) = self.shared().await?;
         let answer = connection.req_packed_command(command).await;
         let answer = answer.and_then(Value::extract_error);
@@ -188,7 +201,7 @@ impl Link {
 
     /// Runs commands together. The first that the server refuses is the error.
     pub(crate) async fn run_all(
-        &self,
+        self: &Arc<Self>,
         what: &str,
         commands: &Pipeline,
         writes: bool,
@@ -201,7 +214,7 @@ impl Link {
 
     /// Runs commands together; the answer to each may be an error of the server.
     pub(crate) async fn run_each(
-        &self,
+        self: &Arc<Self>,
         what: &str,
         commands: &Pipeline,
         writes: bool,
@@ -239,7 +252,7 @@ impl Link {
 
     /// Runs a command that the server may hold back for so long, on a connection of its own.
     pub(crate) async fn wait_for(
-        &self,
+        self: &Arc<Self>,
         what: &str,
         command: &Cmd,
         time: Duration,
@@ -307,7 +320,7 @@ impl Link {
     }
 
     /// Asks the server for a sign of life.
-    pub(crate) async fn ping(&self) -> Result<()> {
+    pub(crate) async fn ping(self: &Arc<Self>) -> Result<()> {
         let answer = self
             .run("looking at the server", &redis::cmd("PING"), false)
             .await;

@@ -763,6 +763,43 @@ async fn a_short_cut_makes_no_receipt_valid_for_another_message() {
     redis.close(PATIENCE).await;
 }
 
+/// Resets the connections, and lets the engine find out.
+async fn cut_off(proxy: &Proxy, redis: &Redis) {
+    proxy.reset();
+    let ping = redis::cmd("PING");
+    let answered = || tokio::time::timeout(PATIENCE, redis.native(&ping));
+    while answered().await.expect("an answer, or an error").is_ok() {}
+}
+
+/// A call that nobody polls while a connection is made holds up no other.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_call_that_is_not_polled_holds_up_no_other() {
+    let Some(server) = Server::start(&[]) else {
+        return;
+    };
+    let proxy = Proxy::to(([127, 0, 0, 1], server.port).into()).unwrap();
+    let mut options = server.options();
+    options.port = proxy.address().port();
+    let redis = Redis::open(options).await.unwrap();
+    until(&redis, |health| *health == Health::Up).await;
+    let ping = redis::cmd("PING");
+    proxy.stall();
+    cut_off(&proxy, &redis).await;
+    // It waits for the connection that the engine tries to make, or makes one itself.
+    let mut idle = Box::pin(redis.native(&ping));
+    let once = std::future::poll_fn(|cx| std::task::Poll::Ready(idle.as_mut().poll(cx).is_ready()));
+    assert!(!once.await, "there is no connection yet");
+    proxy.heal();
+    for _ in 0..3 {
+        until(&redis, |health| *health == Health::Up).await;
+        cut_off(&proxy, &redis).await;
+    }
+    until(&redis, |health| *health == Health::Up).await;
+    assert!(redis.native(&ping).await.is_ok());
+    drop(idle);
+    redis.close(PATIENCE).await;
+}
+
 /// Ten members on three engines come and go for ten seconds: the history holds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_storm_of_rebalances_breaks_no_promise() {
