@@ -14,7 +14,7 @@ use crate::fault::{closed, ends_connection, fault};
 use crate::options::Options;
 
 /// Between two tries to connect: from, and up to.
-const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(2));
+const BACKOFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(1));
 /// How often a server that answers is looked at.
 const LOOK: Duration = Duration::from_secs(5);
 /// Connections for reads that wait, kept for the next ones.

@@ -8,7 +8,7 @@ use std::io::Write;
 use std::net::TcpListener;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use strait_conformance::Proxy;
@@ -18,6 +18,7 @@ use strait_core::{
     Result, Unit, Verdict, codes,
 };
 use strait_redis::{Options, Redis};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::sync::watch;
 
 /// Long enough for a loaded machine; reached only by a failing test.
@@ -760,6 +761,109 @@ async fn a_short_cut_makes_no_receipt_valid_for_another_message() {
     assert_eq!(settled.len(), 100);
     let twice: Vec<_> = settled.iter().filter(|(_, times)| **times > 1).collect();
     assert!(twice.is_empty(), "{twice:?}");
+    redis.close(PATIENCE).await;
+}
+
+/// Ready when the server answers on a connection of the test's own: from here on it is back.
+async fn answers(port: u16) -> Instant {
+    let asked = async {
+        loop {
+            if let Ok(mut stream) = tokio::net::TcpStream::connect(("127.0.0.1", port)).await {
+                let mut answer = [0; 5];
+                let sent = stream.write_all(b"PING\r\n").await;
+                let read = stream.read_exact(&mut answer).await;
+                if sent.is_ok() && read.is_ok() && &answer == b"+PONG" {
+                    return Instant::now();
+                }
+            }
+            // It is not there, or loads: nobody says when that is over.
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    };
+    tokio::time::timeout(PATIENCE, asked).await.unwrap()
+}
+
+/// Settles what comes, and counts, until told to end.
+async fn settle_on(redis: Redis, mut end: watch::Receiver<bool>, count: Arc<watch::Sender<u64>>) {
+    let mut consumer = join(&redis).await;
+    loop {
+        let next = tokio::select! {
+            _ = end.wait_for(|end| *end) => return,
+            next = consumer.next(16, 1 << 20) => next.unwrap(),
+        };
+        let receipts = match next {
+            Arrival::Run(_, receipt) => vec![receipt],
+            Arrival::Each(each) => each.into_iter().map(|d| d.receipt).collect(),
+            _ => continue,
+        };
+        let mut unit = Unit::default();
+        let settle = receipts.into_iter().map(|receipt| (receipt, Verdict::Done));
+        unit.settle.extend(settle);
+        if let Some(Outcome::Applied(_)) = redis.commit(vec![unit]).await.pop() {
+            count.send_modify(|count| *count += 1);
+        }
+    }
+}
+
+/// Appends and settles go on soon after a killed server is back. `STRAIT_KILL_ROUNDS` says how often it is killed, up to 100.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_killed_server_is_worked_with_again_soon_after_its_return() {
+    let Some(mut server) = Server::start(&[]) else {
+        return;
+    };
+    let rounds = std::env::var("STRAIT_KILL_ROUNDS").ok();
+    let rounds: u32 = rounds.map_or(3, |rounds| rounds.parse().unwrap());
+    let redis = server.open().await;
+    declare(&redis).await;
+    let (end, ended) = watch::channel(false);
+    let (appended, settled) = (
+        Arc::new(watch::Sender::new(0)),
+        Arc::new(watch::Sender::new(0)),
+    );
+    let producers =
+        (0..4).map(|_| tokio::spawn(produce(redis.clone(), ended.clone(), appended.clone())));
+    let producers: Vec<_> = producers.collect();
+    let settling = tokio::spawn(settle_on(redis.clone(), ended.clone(), settled.clone()));
+    let more = async |count: &watch::Sender<u64>, by: u64| {
+        let from = *count.borrow();
+        let mut counted = count.subscribe();
+        let more = counted.wait_for(|count| *count >= from + by);
+        tokio::time::timeout(PATIENCE, more).await.unwrap().unwrap();
+        Instant::now()
+    };
+    for round in 0..rounds.min(100) {
+        more(&appended, 100).await;
+        more(&settled, 10).await;
+        server.kill();
+        until(&redis, |health| matches!(health, Health::Down(_))).await;
+        if round % 3 == 1 {
+            // Away for so long that the pauses between two tries are the longest.
+            tokio::time::sleep(Duration::from_secs(4)).await;
+        }
+        server.restart();
+        let back = answers(server.port).await;
+        let (append, settle) = tokio::join!(more(&appended, 1), more(&settled, 1));
+        let (append, settle) = (append - back, settle - back);
+        let _ = writeln!(
+            std::io::stdout(),
+            "kill {round}: after the server's return the first append took {append:?}, the first settle {settle:?}"
+        );
+        assert!(
+            append.max(settle) < Duration::from_secs(10),
+            "{append:?}, {settle:?}"
+        );
+    }
+    end.send_replace(true);
+    for producer in producers {
+        tokio::time::timeout(PATIENCE, producer)
+            .await
+            .unwrap()
+            .unwrap();
+    }
+    tokio::time::timeout(PATIENCE, settling)
+        .await
+        .unwrap()
+        .unwrap();
     redis.close(PATIENCE).await;
 }
 
