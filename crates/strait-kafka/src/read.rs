@@ -113,6 +113,8 @@ impl Reader {
         config.set("allow.auto.create.topics", "false");
         for (name, value) in [
             ("fetch.wait.max.ms", "100"),
+            // A full queue is looked at again before it can be read empty; the default of a second leaves readers without work.
+            ("fetch.queue.backoff.ms", "20"),
             ("queued.max.messages.kbytes", AHEAD),
         ] {
             if config.get(name).is_none() {
