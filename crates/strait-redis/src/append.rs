@@ -91,14 +91,9 @@ impl Shared {
 pub(crate) fn put_records(invoke: &mut Invoke, records: &Records) {
     invoke.arg(records.len() as i64);
     for record in records.iter() {
-        let mut fields = Vec::with_capacity(16);
+        invoke.arg(2 * entry::count(&record));
         entry::fields(&record, |name, value| {
-            fields.push(name.to_vec());
-            fields.push(value.to_vec());
-        });
-        invoke.arg(fields.len() as i64);
-        fields.into_iter().for_each(|field| {
-            invoke.arg(field);
+            invoke.arg(name).arg(value);
         });
     }
 }

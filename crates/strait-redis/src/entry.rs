@@ -52,6 +52,13 @@ pub(crate) fn fields(record: &Record<'_>, mut put: impl FnMut(&[u8], &[u8])) {
     put(b"body", record.body());
 }
 
+/// How many fields [`fields`] gives.
+pub(crate) fn count(record: &Record<'_>) -> usize {
+    let known = |(attr, _): &(Attr, &str)| NAMES.iter().any(|(known, _)| known == attr);
+    let attrs = record.attrs().filter(known).count();
+    3 + usize::from(record.key().is_some()) + attrs + record.headers().count()
+}
+
 /// What the fields of an entry say.
 #[derive(Default)]
 struct Read<'a> {
@@ -173,6 +180,30 @@ mod tests {
             next = push(&mut chunk, &entry).unwrap().next();
         }
         chunk.build(next)
+    }
+
+    #[test]
+    fn as_many_fields_are_given_as_were_counted() {
+        use strait_core::Records;
+        let plain = NewRecord {
+            body: b"b",
+            ..NewRecord::default()
+        };
+        let headers: [(&str, &[u8]); 2] = [("a", b"1"), ("a", b"2")];
+        let full = NewRecord {
+            key: Some(b"k"),
+            headers: &headers,
+            time: Some(Timestamp::from_millis(1)),
+            ..plain
+        };
+        let attrs = [(Attr::Id, "i"), (Attr::Kind, "k.v1"), (Attr::Source, "s")];
+        for (attrs, record, wanted) in [(&[][..], plain, 3), (&attrs[..], full, 8)] {
+            let records = Records::one(attrs, record).unwrap();
+            let record = records.iter().next().unwrap();
+            let mut given = 0;
+            fields(&record, |_, _| given += 1);
+            assert_eq!((given, count(&record)), (wanted, wanted));
+        }
     }
 
     #[test]

@@ -1,6 +1,8 @@
 //! Scripts, sent by their hash, and in full to a server that does not know them.
 
-use redis::{Cmd, Script, ToRedisArgs};
+use std::io::Write;
+
+use redis::{Cmd, RedisWrite, Script, ToRedisArgs};
 
 /// The scripts of the engine.
 #[derive(Debug)]
@@ -74,7 +76,7 @@ impl Source {
             text: self.text,
             hash: self.hash.clone(),
             keys: Vec::new(),
-            args: Vec::new(),
+            args: Args::default(),
         }
     }
 }
@@ -85,7 +87,53 @@ pub(crate) struct Invoke {
     text: &'static str,
     hash: String,
     keys: Vec<String>,
-    args: Vec<Vec<u8>>,
+    args: Args,
+}
+
+/// Arguments one after the other in one piece of memory: a batch has hundreds of them.
+#[derive(Debug, Default)]
+struct Args {
+    bytes: Vec<u8>,
+    ends: Vec<usize>,
+}
+
+impl Args {
+    fn iter(&self) -> impl Iterator<Item = &[u8]> {
+        let starts = std::iter::once(&0).chain(&self.ends);
+        starts
+            .zip(&self.ends)
+            .map(|(start, end)| &self.bytes[*start..*end])
+    }
+}
+
+impl RedisWrite for Args {
+    fn write_arg(&mut self, arg: &[u8]) {
+        self.bytes.extend_from_slice(arg);
+        self.ends.push(self.bytes.len());
+    }
+
+    fn writer_for_next_arg(&mut self) -> impl Write + '_ {
+        Next(self)
+    }
+}
+
+/// Writes one argument, which ends when this is dropped.
+struct Next<'a>(&'a mut Args);
+
+impl Write for Next<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.bytes.write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Next<'_> {
+    fn drop(&mut self) {
+        self.0.ends.push(self.0.bytes.len());
+    }
 }
 
 impl Invoke {
@@ -95,7 +143,7 @@ impl Invoke {
     }
 
     pub(crate) fn arg(&mut self, arg: impl ToRedisArgs) -> &mut Self {
-        self.args.extend(arg.to_redis_args());
+        arg.write_redis_args(&mut self.args);
         self
     }
 
@@ -116,8 +164,26 @@ impl Invoke {
             command.arg(key);
         });
         self.args.iter().for_each(|arg| {
-            command.arg(&arg[..]);
+            command.arg(arg);
         });
         command
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn arguments_are_told_apart() {
+        let mut invoke = Source::new("return 1").prepare();
+        invoke.key("k".to_owned());
+        invoke.arg("").arg(12).arg(&b"a\0b"[..]).arg(1.5);
+        let found: Vec<&[u8]> = invoke.args.iter().collect();
+        assert_eq!(found, [&b""[..], b"12", b"a\0b", b"1.5"]);
+        let packed = invoke.in_full().get_packed_command();
+        let text = String::from_utf8_lossy(&packed).into_owned();
+        assert!(text.starts_with("*8\r\n$4\r\nEVAL\r\n"), "{text}");
+        assert!(text.ends_with("$3\r\n1.5\r\n"), "{text}");
     }
 }

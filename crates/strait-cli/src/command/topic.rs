@@ -195,7 +195,8 @@ struct TopicRow {
     partitions: usize,
     /// Absent where the engine's positions cannot be counted.
     messages: Option<u64>,
-    bytes: u64,
+    /// Absent where the engine does not know them.
+    bytes: Option<u64>,
     keep_age_ms: Option<u64>,
     keep_bytes: Option<u64>,
     key_versions: bool,
@@ -204,13 +205,14 @@ struct TopicRow {
 }
 
 impl TopicRow {
-    fn new(info: &TopicInfo) -> Self {
+    /// `sized`: the engine knows how many bytes it stores.
+    fn new(info: &TopicInfo, sized: bool) -> Self {
         let stored = |p: &strait::core::events::PartitionInfo| between(p.start, p.end);
         TopicRow {
             topic: info.name.to_string(),
             partitions: info.partitions.len(),
             messages: info.partitions.iter().map(stored).sum(),
-            bytes: info.partitions.iter().map(|p| p.bytes).sum(),
+            bytes: sized.then(|| info.partitions.iter().map(|p| p.bytes).sum()),
             keep_age_ms: info.retention.age.map(millis),
             keep_bytes: info.retention.bytes,
             key_versions: info.key_versions,
@@ -257,7 +259,7 @@ impl Row for TopicRow {
             self.topic.clone(),
             self.partitions.to_string(),
             known(self.messages, people),
-            bytes(self.bytes, people),
+            size(self.bytes, people),
             self.keeps(people),
         ];
         if wide {
@@ -276,7 +278,7 @@ struct PartitionRow {
     start: Offset,
     end: Offset,
     messages: Option<u64>,
-    bytes: u64,
+    bytes: Option<u64>,
 }
 
 impl Row for PartitionRow {
@@ -293,19 +295,29 @@ impl Row for PartitionRow {
             self.start.cell(people),
             self.end.cell(people),
             known(self.messages, people),
-            bytes(self.bytes, people),
+            size(self.bytes, people),
         ]
     }
 }
 
-fn partition_rows(info: &TopicInfo) -> Vec<PartitionRow> {
+/// Whether the engine knows how many bytes it stores.
+fn sized(target: &Target) -> bool {
+    target.events.caps().stored_bytes.is_there()
+}
+
+/// A size, or a dash where the engine does not know it.
+fn size(size: Option<u64>, people: bool) -> String {
+    size.map_or_else(|| "-".to_owned(), |size| bytes(size, people))
+}
+
+fn partition_rows(info: &TopicInfo, sized: bool) -> Vec<PartitionRow> {
     let row = |(partition, p): (usize, &strait::core::events::PartitionInfo)| PartitionRow {
         topic: info.name.to_string(),
         partition,
         start: Offset(p.start),
         end: Offset(p.end),
         messages: between(p.start, p.end),
-        bytes: p.bytes,
+        bytes: sized.then_some(p.bytes),
     };
     info.partitions.iter().enumerate().map(row).collect()
 }
@@ -325,22 +337,26 @@ async fn carry_out(command: TopicCommand, target: &Target, ctx: &Ctx) -> Outcome
     match command {
         TopicCommand::Ls { by } => {
             let topics = target.events.topics().await?;
-            let mut rows: Vec<TopicRow> = topics.iter().map(TopicRow::new).collect();
+            let mut rows: Vec<TopicRow> = topics
+                .iter()
+                .map(|info| TopicRow::new(info, sized(target)))
+                .collect();
             if by == By::Size {
                 rows.sort_by_key(|row| std::cmp::Reverse(row.bytes));
             }
             ctx.out.list(&rows)
         }
-        TopicCommand::Show { topic } => show(&target.topic(&topic).await?, ctx),
+        TopicCommand::Show { topic } => show(&target.topic(&topic).await?, sized(target), ctx),
         TopicCommand::Create(args) => create(args, target, ctx).await,
         TopicCommand::Alter(args) => alter(args, target, ctx).await,
         TopicCommand::Rm { topic, dry } => {
-            let row = TopicRow::new(&target.topic(&topic).await?);
+            let row = TopicRow::new(&target.topic(&topic).await?, sized(target));
+            let size = row.bytes.map(|size| format!(" ({})", bytes(size, true)));
             let mut plan = format!(
-                "delete topic `{topic}` with {} messages ({}) and the positions of its groups; \
+                "delete topic `{topic}` with {} messages{} and the positions of its groups; \
                  this cannot be undone",
                 known(row.messages, true),
-                bytes(row.bytes, true)
+                size.unwrap_or_default()
             );
             plan.push_str(&groups_on(target, &topic, "ends").await?);
             if agreed(&plan, dry, &ctx.global, &ctx.out)? {
@@ -352,9 +368,9 @@ async fn carry_out(command: TopicCommand, target: &Target, ctx: &Ctx) -> Outcome
     }
 }
 
-fn show(info: &TopicInfo, ctx: &Ctx) -> Outcome {
+fn show(info: &TopicInfo, sized: bool, ctx: &Ctx) -> Outcome {
     use crate::out::Shape;
-    let rows = partition_rows(info);
+    let rows = partition_rows(info, sized);
     match ctx.out.shape() {
         Shape::Json | Shape::Jsonl => {
             #[derive(Serialize)]
@@ -366,13 +382,13 @@ fn show(info: &TopicInfo, ctx: &Ctx) -> Outcome {
             }
             let document = Document {
                 schema: crate::out::SCHEMA,
-                topic: TopicRow::new(info),
+                topic: TopicRow::new(info, sized),
                 partition_list: rows,
             };
             ctx.out.object(&document, "")
         }
         Shape::Table { .. } => {
-            ctx.out.list(&[TopicRow::new(info)])?;
+            ctx.out.list(&[TopicRow::new(info, sized)])?;
             ctx.out.write(b"\n")?;
             ctx.out.list(&rows)
         }
@@ -388,7 +404,7 @@ async fn create(args: CreateArgs, target: &Target, ctx: &Ctx) -> Outcome {
     spec.dedupe_window = args.dedupe_window;
     spec.compaction = args.compact.wanted();
     let info = target.events.declare(spec).await?;
-    ctx.out.list(&[TopicRow::new(&info)])
+    ctx.out.list(&[TopicRow::new(&info, sized(target))])
 }
 
 async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
@@ -420,8 +436,8 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
         steps.push(format!(
             "let `{}` keep {} (now {})",
             args.topic,
-            TopicRow::new(&after).keeps(true),
-            TopicRow::new(&now).keeps(true)
+            TopicRow::new(&after, false).keeps(true),
+            TopicRow::new(&now, false).keeps(true)
         ));
     }
     match change.compaction {
@@ -446,7 +462,7 @@ async fn alter(args: AlterArgs, target: &Target, ctx: &Ctx) -> Outcome {
         return Ok(());
     }
     let info = target.events.alter(args.topic, change).await?;
-    ctx.out.list(&[TopicRow::new(&info)])
+    ctx.out.list(&[TopicRow::new(&info, sized(target))])
 }
 
 /// What more partitions mean: how many keys move, and what becomes of their order.
@@ -473,7 +489,7 @@ fn more_partitions(now: &TopicInfo, partitions: u32, most: u32) -> Outcome<Strin
         "raise the partitions of `{}` from {before} to {partitions}: about {moves} % of the keys move to other partitions; \
          their later messages keep no order with the {} that are there",
         now.name,
-        known(TopicRow::new(now).messages, true)
+        known(TopicRow::new(now, false).messages, true)
     );
     if now.key_versions {
         text.push_str("; versions of keys go on");
@@ -488,6 +504,10 @@ fn gcd(a: u64, b: u64) -> u64 {
 /// The groups on a topic, one a line, with what happens to those that have live members.
 async fn groups_on(target: &Target, topic: &Name, what: &str) -> Outcome<String> {
     let mut text = String::new();
+    if !target.events.caps().groups.is_there() {
+        // Those that other programs have on it are the server's to know.
+        return Ok(text);
+    }
     for info in target.events.groups().await? {
         if info.topic != *topic {
             continue;
