@@ -1,5 +1,6 @@
 //! How to reach a server: options in code, or in a URL.
 
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use redis::IntoConnectionInfo;
@@ -22,6 +23,11 @@ pub struct Options {
     pub port: u16,
     /// The connection is encrypted.
     pub tls: bool,
+    /// The certificates of the authorities that vouch for the server, a PEM file; `None`: those that the machine trusts. Only with
+    /// `tls`.
+    pub ca: Option<PathBuf>,
+    /// The client's own certificate and its key, PEM files, for servers that ask for one. Only with `tls`.
+    pub certificate: Option<(PathBuf, PathBuf)>,
     /// The number of the database; 0 is the usual one.
     pub database: u32,
     /// The user (ACL); `None`: the default user.
@@ -45,6 +51,8 @@ impl Options {
             host: host.into(),
             port,
             tls: false,
+            ca: None,
+            certificate: None,
             database: 0,
             username: None,
             password: None,
@@ -58,7 +66,8 @@ impl Options {
     /// Reads `redis://[USER:PASSWORD@]HOST[:PORT][/DATABASE][?NAME=VALUE&..]`; `rediss://` asks for TLS, `valkey://` and
     /// `valkeys://` mean the same.
     ///
-    /// User and password are percent-encoded. Names: `timeout` and `first_contact` (seconds), `strict` (`true`, `false`).
+    /// User and password are percent-encoded. Names: `timeout` and `first_contact` (seconds), `strict` (`true`, `false`); for TLS
+    /// `ca` (a PEM file), `certificate` and `key` (the client's own, PEM files, both).
     ///
     /// # Errors
     ///
@@ -103,6 +112,17 @@ impl Options {
         for pair in query.split('&').filter(|pair| !pair.is_empty()) {
             options.set(pair)?;
         }
+        let missing = |(cert, key): &(PathBuf, PathBuf)| {
+            cert.as_os_str().is_empty() || key.as_os_str().is_empty()
+        };
+        if options.certificate.as_ref().is_some_and(missing) {
+            return Err(bad("of `certificate` and `key` one is missing"));
+        }
+        if !options.tls && (options.ca.is_some() || options.certificate.is_some()) {
+            return Err(bad(
+                "`ca`, `certificate` and `key` are for TLS: `rediss://`",
+            ));
+        }
         Ok(options)
     }
 
@@ -116,6 +136,9 @@ impl Options {
         match name {
             "timeout" => self.timeout = seconds()?,
             "first_contact" => self.first_contact = seconds()?,
+            "ca" => self.ca = Some(value.into()),
+            "certificate" => self.certificate.get_or_insert_default().0 = value.into(),
+            "key" => self.certificate.get_or_insert_default().1 = value.into(),
             "strict" => {
                 let truth = value.parse();
                 self.strict = truth.map_err(|_| bad("`strict` is neither `true` nor `false`"))?;
@@ -164,14 +187,56 @@ impl Options {
         let info = info.map_err(|error| {
             fault("the address of the Redis server cannot be used").caused_by(error)
         })?;
-        let client = redis::Client::open(info.set_redis_settings(settings));
-        client.map_err(|error| fault("a client of Redis cannot be made").caused_by(error))
+        let info = info.set_redis_settings(settings);
+        if self.tls {
+            // The client chooses none by itself, and a program that has chosen one keeps it.
+            let _ = rustls::crypto::ring::default_provider().install_default();
+        }
+        let client = match (&self.ca, &self.certificate) {
+            (None, None) => redis::Client::open(info),
+            _ if !self.tls => {
+                return Err(fault(
+                    "certificates are given, and no TLS for the connection to Redis",
+                ));
+            }
+            _ => redis::Client::build_with_tls(info, self.certificates()?),
+        };
+        client.map_err(|error| {
+            fault("a client of Redis cannot be made, with these certificates where some are given")
+                .caused_by(error)
+        })
+    }
+
+    fn certificates(&self) -> Result<redis::TlsCertificates> {
+        let client_tls = match &self.certificate {
+            Some((certificate, key)) => Some(redis::ClientTlsConfig {
+                client_cert: read("the certificate", certificate)?,
+                client_key: read("the key of the certificate", key)?,
+            }),
+            None => None,
+        };
+        let ca = self.ca.as_deref();
+        Ok(redis::TlsCertificates {
+            client_tls,
+            root_cert: ca
+                .map(|ca| read("the certificates of the authorities", ca))
+                .transpose()?,
+        })
     }
 
     /// The address, for people.
     pub(crate) fn address(&self) -> String {
         format!("{}:{}", self.host, self.port)
     }
+}
+
+fn read(what: &str, path: &Path) -> Result<Vec<u8>> {
+    std::fs::read(path).map_err(|error| {
+        let text = format!("{what} for Redis cannot be read: {}", path.display());
+        Error::new(Kind::Config, text)
+            .caused_by(error)
+            .next("give the path of a PEM file that this program may read")
+    })
 }
 
 fn bad(why: &str) -> Error {
@@ -208,6 +273,8 @@ mod tests {
             "redis://ada:s3cret@h?timeout=s",
             "redis://ada:s3cret@h?strict=maybe",
             "redis://ada:s3cret@h?timeouts=1",
+            "redis://ada:s3cret@h?ca=/etc/ca.pem",
+            "rediss://ada:s3cret@h?certificate=/etc/own.pem",
             "http://ada:s3cret@h",
             "redis+sentinel://ada:s3cret@h",
         ] {

@@ -867,6 +867,108 @@ async fn a_killed_server_is_worked_with_again_soon_after_its_return() {
     redis.close(PATIENCE).await;
 }
 
+/// Makes a certificate with its key, signed by `by` or by itself; `false`, after a line that says so, where there is no `openssl`.
+fn certificate(dir: &std::path::Path, name: &str, by: Option<&str>) -> bool {
+    let path = |name: &str, end: &str| dir.join(format!("{name}.{end}"));
+    let mut command = Command::new("openssl");
+    command.args([
+        "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj",
+    ]);
+    command.arg(format!("/CN={name}"));
+    command
+        .arg("-keyout")
+        .arg(path(name, "key"))
+        .arg("-out")
+        .arg(path(name, "crt"));
+    match by {
+        Some(by) => {
+            command
+                .arg("-CA")
+                .arg(path(by, "crt"))
+                .arg("-CAkey")
+                .arg(path(by, "key"));
+            command.args(["-addext", "subjectAltName=IP:127.0.0.1"]);
+            command.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
+        }
+        None => {
+            command.args(["-addext", "keyUsage=critical,keyCertSign"]);
+        }
+    }
+    match command.output() {
+        Ok(output) => {
+            assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stderr)
+            );
+            true
+        }
+        Err(_) => {
+            let _ = writeln!(std::io::stdout(), "skipped: no openssl");
+            false
+        }
+    }
+}
+
+/// An authority of one's own vouches for the server, and the server asks who comes.
+#[tokio::test]
+async fn tls_with_an_authority_of_its_own() {
+    let dir = tempfile::tempdir().unwrap();
+    for (name, by) in [("ca", None), ("server", Some("ca")), ("client", Some("ca"))] {
+        if !certificate(dir.path(), name, by) {
+            return;
+        }
+    }
+    let path = |name: &str| dir.path().join(name).display().to_string();
+    let tls = TcpListener::bind("127.0.0.1:0")
+        .unwrap()
+        .local_addr()
+        .unwrap()
+        .port();
+    let (port, ca) = (tls.to_string(), path("ca.crt"));
+    let (certificate, key) = (path("server.crt"), path("server.key"));
+    let args = [
+        "--tls-port",
+        &port,
+        "--tls-cert-file",
+        &certificate,
+        "--tls-key-file",
+        &key,
+        "--tls-ca-cert-file",
+        &ca,
+        "--tls-auth-clients",
+        "yes",
+    ];
+    let Some(server) = Server::start(&args) else {
+        return;
+    };
+    answers(server.port).await;
+    let base = format!("rediss://127.0.0.1:{tls}?strict=true&first_contact=10");
+    let open = async |more: String| Redis::open(Options::from_url(&format!("{base}{more}"))?).await;
+    let own = format!(
+        "&certificate={}&key={}",
+        path("client.crt"),
+        path("client.key")
+    );
+    let redis = open(format!("&ca={ca}{own}")).await.unwrap();
+    declare(&redis).await;
+    append(&redis, "over TLS").await.unwrap();
+    assert_eq!(bodies(&redis).await, ["over TLS"]);
+    redis.close(PATIENCE).await;
+    let base = format!("rediss://127.0.0.1:{tls}?strict=true&first_contact=1");
+    let open = async |more: String| Redis::open(Options::from_url(&format!("{base}{more}"))?).await;
+    // An authority that nobody knows, and nobody's certificate.
+    for more in [own, format!("&ca={ca}")] {
+        let error = open(more.clone()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unavailable, "{more}: {error:?}");
+    }
+    let error = open(format!("&ca={}", path("nowhere.crt")))
+        .await
+        .unwrap_err();
+    assert_eq!(error.kind(), Kind::Config, "{error:?}");
+    assert!(error.advice().is_some(), "{error:?}");
+}
+
 /// Resets the connections, and lets the engine find out.
 async fn cut_off(proxy: &Proxy, redis: &Redis) {
     proxy.reset();
