@@ -127,7 +127,8 @@ fn configuration(start: &Start<'_>) -> String {
          advertised.listeners=PLAINTEXT://127.0.0.1:{port}\n\
          controller.listener.names=CONTROLLER\ninter.broker.listener.name=PLAINTEXT\n\
          log.dirs={}\nnum.partitions=1\nauto.create.topics.enable=false\n\
-         group.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\n\
+         group.initial.rebalance.delay.ms=0\ngroup.consumer.min.heartbeat.interval.ms=200\n\
+         group.consumer.heartbeat.interval.ms=200\noffsets.topic.replication.factor=1\n\
          offsets.topic.num.partitions=4\n{flush}",
         start.data.join("logs").display()
     );

@@ -108,7 +108,13 @@ impl Thread {
             self.joined = assign || !self.consumer.assignment_lost();
             match assign {
                 true => self.assigned(&partitions)?,
-                false => self.revoked(partitions),
+                false => {
+                    // With the consumer protocol the end of a topic looks like a move of its partitions.
+                    if let Some(Err(error)) = self.joined.then(|| self.is_topic_gone()) {
+                        tracing::debug!(?error, "asking whether the topic is there");
+                    }
+                    self.revoked(partitions);
+                }
             }
         }
         self.join_anew()?;
@@ -523,8 +529,11 @@ impl Thread {
         // Receipts of shards that were lost: their member is told, which takes its lock.
         drop(left);
         self.consumer.context().left.store(true, Ordering::Release);
-        // Said while it still has its partitions: a client that has none ends without a word, and the group waits for it.
-        self.consumer.unsubscribe();
+        // Said while it still has its partitions: a client that has none ends without a word, and the group waits for it. A static
+        // member says nothing: its place is kept for it.
+        if member.shared.options.instance_id.is_none() {
+            self.consumer.unsubscribe();
+        }
         // A rebalance that was noted and not carried out would hold the end up.
         let noted: Vec<Rebalance> = self
             .consumer

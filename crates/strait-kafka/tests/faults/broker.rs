@@ -26,25 +26,28 @@ pub(crate) struct Broker {
 }
 
 impl Broker {
-    /// A broker that runs; `settings` are more lines of its `server.properties`.
-    pub(crate) fn start(jars: PathBuf, settings: &str) -> Self {
+    /// A broker that runs. Clients speak `protocol` with it (`PLAINTEXT`, `SASL_SSL` ..), for which there may be more settings, made
+    /// in its directory.
+    pub(crate) fn start(jars: PathBuf, protocol: &str, settings: impl Fn(&Path) -> String) -> Self {
         let free = || TcpListener::bind("127.0.0.1:0").unwrap();
-        let (one, two) = (free(), free());
-        let port = one.local_addr().unwrap().port();
-        let controller = two.local_addr().unwrap().port();
+        let free = [free(), free(), free()];
+        let [port, own, controller] = free.each_ref().map(|at| at.local_addr().unwrap().port());
         let dir = tempfile::tempdir().unwrap();
         let text = format!(
             "process.roles=broker,controller\nnode.id=1\ncontroller.quorum.voters=1@127.0.0.1:{controller}\n\
-             listeners=PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}\n\
-             advertised.listeners=PLAINTEXT://127.0.0.1:{port}\ncontroller.listener.names=CONTROLLER\n\
-             inter.broker.listener.name=PLAINTEXT\nlog.dirs={}\nlog.flush.interval.messages=1\n\
+             listeners=CLIENTS://127.0.0.1:{port},OWN://127.0.0.1:{own},CONTROLLER://127.0.0.1:{controller}\n\
+             advertised.listeners=CLIENTS://127.0.0.1:{port},OWN://127.0.0.1:{own}\n\
+             listener.security.protocol.map=CLIENTS:{protocol},OWN:PLAINTEXT,CONTROLLER:PLAINTEXT\n\
+             controller.listener.names=CONTROLLER\ninter.broker.listener.name=OWN\n\
+             log.dirs={}\nlog.flush.interval.messages=1\n\
              group.initial.rebalance.delay.ms=0\noffsets.topic.replication.factor=1\noffsets.topic.num.partitions=4\n\
              transaction.state.log.replication.factor=1\ntransaction.state.log.min.isr=1\n\
-             transaction.state.log.num.partitions=4\n{settings}",
-            dir.path().join("logs").display()
+             transaction.state.log.num.partitions=4\n{}",
+            dir.path().join("logs").display(),
+            settings(dir.path()),
         );
         std::fs::write(dir.path().join("server.properties"), text).unwrap();
-        drop((one, two));
+        drop(free);
         let mut broker = Broker {
             dir,
             jars,
@@ -59,6 +62,10 @@ impl Broker {
         assert!(format.unwrap().success());
         broker.spawn();
         broker
+    }
+
+    pub(crate) fn dir(&self) -> &Path {
+        self.dir.path()
     }
 
     pub(crate) fn address(&self) -> String {

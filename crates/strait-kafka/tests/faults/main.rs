@@ -1,9 +1,10 @@
-//! What happens when the broker dies under load: with a broker of the test's own.
+//! What happens when the broker dies under load, or asks who is there: with a broker of the test's own.
 
 // What a test or its helpers cannot unwrap is a failed test.
 #![allow(clippy::unwrap_used, clippy::print_stdout)]
 
 mod broker;
+mod secure;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -181,7 +182,8 @@ async fn drained(kafka: &Kafka) {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_broker_that_is_killed_loses_nothing_and_work_goes_on() {
     let Some(jars) = broker::jars() else { return };
-    let start = tokio::task::spawn_blocking(move || Broker::start(jars, ""));
+    let start =
+        tokio::task::spawn_blocking(move || Broker::start(jars, "PLAINTEXT", |_| String::new()));
     let mut broker = start.await.unwrap();
     let kafka = Kafka::open(Options::new(broker.address())).await.unwrap();
     for topic in [numbers(), sink()] {
