@@ -1,7 +1,8 @@
 //! Members of groups, as only Kafka has them.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stdout)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use strait_core::events::{Append, Events, Expected, GroupSpec, TopicSpec};
@@ -127,5 +128,24 @@ async fn a_static_member_that_comes_back_moves_nothing() {
     );
     for kafka in [first, second, open] {
         kafka.close(Duration::from_secs(10)).await;
+    }
+}
+
+/// Ten members on three engines come and go for ten seconds: the history holds.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_storm_of_rebalances_breaks_no_promise() {
+    let Some(brokers) = strait_conformance::server("STRAIT_KAFKA", "kafka") else {
+        return;
+    };
+    let mut engines: Vec<Arc<dyn Engine>> = Vec::new();
+    for _ in 0..3 {
+        let kafka = Kafka::open(Options::new(brokers.clone())).await.unwrap();
+        engines.push(Arc::new(kafka));
+    }
+    let lasts = Duration::from_secs(10);
+    let told = strait_conformance::storm(&engines, 7, lasts, PATIENCE).await;
+    println!("storm: {}", told.unwrap());
+    for engine in engines {
+        engine.close(PATIENCE).await;
     }
 }
