@@ -115,6 +115,13 @@ impl Target {
         name: &Name,
         topic: Option<&Name>,
     ) -> Outcome<Vec<GroupInfo>> {
+        if let Some(topic) = topic {
+            match self.events.group(name.clone(), topic.clone()).await {
+                // What there is instead is told below.
+                Err(error) if error.kind() == Kind::NotFound => {}
+                found => return Ok(vec![found?]),
+            }
+        }
         let mut all = self.events.groups().await?;
         let near = nearest(name, all.iter().map(|group| &*group.group)).map(str::to_owned);
         all.retain(|info| info.group == *name);

@@ -191,7 +191,8 @@ impl Member {
         owned: &mut Owned,
         steps: Vec<strait_member::Step>,
     ) -> Option<Work> {
-        if steps.is_empty() {
+        // The last commit of a shard that is handed back counts what is out as lost: nothing may come between.
+        if steps.is_empty() || owned.handed_back {
             return None;
         }
         let member = self.own.upgrade()?;

@@ -14,7 +14,13 @@ pub(crate) fn jars() -> Option<PathBuf> {
     let engines = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/engines");
     let found = std::fs::read_dir(engines).into_iter().flatten().flatten();
     let fetched = found.map(|entry| entry.path());
-    fetched.filter(|path| path.join("jars").is_dir()).max()
+    // Beside it there may be the jars of the tools.
+    let is_server = |path: &PathBuf| {
+        let name = path.file_name().and_then(|name| name.to_str());
+        let version = name.and_then(|name| name.strip_prefix("kafka-"));
+        version.is_some_and(|version| version.starts_with(|c: char| c.is_ascii_digit()))
+    };
+    fetched.filter(is_server).max()
 }
 
 /// A broker and controller in one process, with a directory of its own.
