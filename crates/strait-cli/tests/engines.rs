@@ -69,9 +69,15 @@ mod servers {
     use std::time::Duration;
 
     use serde_json::Value;
+    use strait::Strait;
+    use strait::core::events::GroupSpec;
+    use strait::core::{Arrival, Outcome, Unit, Verdict};
 
     use super::support::run::lines;
     use super::*;
+
+    /// Long enough for a loaded machine; reached only by a failing test.
+    const PATIENCE: Duration = Duration::from_secs(60);
 
     /// A topic name of its own: servers are shared.
     pub(super) fn unique() -> String {
@@ -141,6 +147,86 @@ mod servers {
         assert_ne!(shown[0]["bytes"], 0, "what is not known is no number");
         let missing = run(strait(&["topic", "show", &unique()]), b"");
         assert_eq!(missing.status.code(), Some(4), "{missing:?}");
+    }
+
+    /// Gives up every message that the group has not settled.
+    async fn give_up(url: &str, group: &str, topic: &str) {
+        let strait = Strait::open(url).await.unwrap();
+        let lane = strait.engine().lanes().events.unwrap();
+        let spec = GroupSpec::new(group.parse().unwrap(), topic.parse().unwrap());
+        let mut consumer = lane.join(spec.clone()).await.unwrap();
+        while lane
+            .group(spec.group.clone(), spec.topic.clone())
+            .await
+            .unwrap()
+            .lag()
+            > 0
+        {
+            let next = tokio::time::timeout(PATIENCE, consumer.next(16, 1 << 20));
+            let receipts = match next.await.unwrap().unwrap() {
+                Arrival::Run(_, receipt) => vec![receipt],
+                Arrival::Each(deliveries) => deliveries.into_iter().map(|d| d.receipt).collect(),
+                _ => continue,
+            };
+            let dead = |receipt| (receipt, Verdict::Dead("no such customer".into()));
+            let unit = Unit {
+                settle: receipts.into_iter().map(dead).collect(),
+                ..Unit::default()
+            };
+            let outcome = strait.engine().commit(vec![unit]).await.pop();
+            assert!(matches!(outcome, Some(Outcome::Applied(_))), "{outcome:?}");
+        }
+        drop(consumer);
+        strait.close().await;
+    }
+
+    /// The verbs of groups and their dead letters. `redrives`: whether the server brings dead letters back.
+    pub(super) fn groups_and_dead_letters_are_shown_and_moved(url: &str, redrives: bool) {
+        let dir = TempDir::new().unwrap();
+        let (topic, group) = (unique(), unique());
+        let on = ["--topic", &topic];
+        let strait = |args: &[&str]| {
+            let mut command = at(dir.path(), url, args);
+            command.args(["-o", "jsonl"]);
+            command
+        };
+        good(
+            strait(&["topic", "create", &topic, "--partitions", "1"]),
+            b"",
+        );
+        good(
+            strait(&["produce", &topic, "-K", ":"]),
+            input(0, 5).as_bytes(),
+        );
+        let read = good(strait(&["consume", &topic, "-g", &group, "-n", "2"]), b"");
+        assert_eq!(read.len(), 2);
+        let show = [&["group", "show", &group][..], &on].concat();
+        let lag = || good(strait(&show), b"")[0]["lag"].clone();
+        assert_eq!(lag(), 3);
+        let seek = ["group", "seek", &group, "--to", "start", "--yes"];
+        good(strait(&[&seek[..], &on].concat()), b"");
+        assert_eq!(lag(), 5);
+        tokio::runtime::Runtime::new()
+            .unwrap()
+            .block_on(give_up(url, &group, &topic));
+        let list = [&["dlq", "ls", &group][..], &on].concat();
+        let dead = good(strait(&list), b"");
+        assert_eq!(dead.len(), 5, "{dead:?}");
+        assert_eq!(dead[0]["reason"], "no such customer");
+        let number = dead[0]["number"].to_string();
+        let one = [&["dlq", "show", &group, &number][..], &on].concat();
+        assert_eq!(good(strait(&one), b"")[0]["number"], dead[0]["number"]);
+        let remove = ["dlq", "rm", &group, &number, "--yes"];
+        good(strait(&[&remove[..], &on].concat()), b"");
+        assert_eq!(good(strait(&list), b"").len(), 4);
+        let redrive = ["dlq", "redrive", &group, "--all", "--yes"];
+        let redriven = run(strait(&[&redrive[..], &on].concat()), b"");
+        assert_eq!(redriven.status.success(), redrives, "{redriven:?}");
+        assert_eq!(lag(), if redrives { 4 } else { 0 });
+        let end = ["group", "rm", &group, "--yes"];
+        good(strait(&[&end[..], &on].concat()), b"");
+        let gone = run(strait(&show), b"");
+        assert_eq!(gone.status.code(), Some(4), "{gone:?}");
     }
 
     /// What only a directory can, says so.
@@ -276,6 +362,13 @@ mod kafka {
     }
 
     #[test]
+    fn groups_and_dead_letters_are_shown_and_moved_on_kafka() {
+        if let Some(url) = url() {
+            groups_and_dead_letters_are_shown_and_moved(&url, false);
+        }
+    }
+
+    #[test]
     fn the_bare_client_of_kafka_is_measured_beside_ours() {
         if let Some(url) = url() {
             the_bare_client_is_measured_beside_ours(&url, "rdkafka");
@@ -346,6 +439,13 @@ mod redis {
     fn topics_are_made_written_and_read_on_redis() {
         for url in urls() {
             topics_are_made_written_and_read(&url);
+        }
+    }
+
+    #[test]
+    fn groups_and_dead_letters_are_shown_and_moved_on_redis() {
+        for url in urls() {
+            groups_and_dead_letters_are_shown_and_moved(&url, true);
         }
     }
 
