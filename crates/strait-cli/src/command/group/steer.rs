@@ -153,17 +153,18 @@ pub(super) async fn resume(args: ResumeArgs, target: &Target, ctx: &Ctx) -> Outc
         .await?;
     let mut rows = Vec::new();
     for info in &found {
+        let resume = GroupChange {
+            pause: Override::Lift,
+            ..GroupChange::default()
+        };
+        let after = change(target, info, resume).await?;
         if info.pause.is_none() {
             ctx.out.note(format!(
                 "group `{}` on `{}` was not paused",
                 info.group, info.topic
             ));
         }
-        let resume = GroupChange {
-            pause: Override::Lift,
-            ..GroupChange::default()
-        };
-        rows.push(GroupRow::new(&change(target, info, resume).await?));
+        rows.push(GroupRow::new(&after));
     }
     ctx.out.list(&rows)
 }
