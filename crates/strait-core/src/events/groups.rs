@@ -129,22 +129,26 @@ impl GroupRules {
         spec.after_dead = self.after_dead;
         spec.dead_topic.clone_from(&self.dead_topic);
     }
+
+    /// What holds of these, as members declared them, under what an operator set over them.
+    pub fn under(&self, over: &Overrides) -> GroupRules {
+        GroupRules {
+            max_attempts: over.max_attempts.unwrap_or(self.max_attempts),
+            max_dead: over.max_dead.unwrap_or(self.max_dead),
+            gap: over.gap.unwrap_or(self.gap),
+            after_dead: match self.after_dead {
+                AfterDead::Continue => AfterDead::Continue,
+                AfterDead::HoldKey => over.after_dead.unwrap_or(AfterDead::HoldKey),
+            },
+            ..self.clone()
+        }
+    }
 }
 
 impl GroupInfo {
     /// What it goes by now: what the last member declared, and over it what an operator set.
     pub fn rules(&self) -> GroupRules {
-        let (declared, over) = (&self.declared, &self.overrides);
-        GroupRules {
-            max_attempts: over.max_attempts.unwrap_or(declared.max_attempts),
-            max_dead: over.max_dead.unwrap_or(declared.max_dead),
-            gap: over.gap.unwrap_or(declared.gap),
-            after_dead: match declared.after_dead {
-                AfterDead::Continue => AfterDead::Continue,
-                AfterDead::HoldKey => over.after_dead.unwrap_or(AfterDead::HoldKey),
-            },
-            ..declared.clone()
-        }
+        self.declared.under(&self.overrides)
     }
 }
 

@@ -79,17 +79,7 @@ impl Steered {
 
     /// What holds of both.
     pub(super) fn rules(&self) -> GroupRules {
-        let (declared, over) = (&self.declared, &self.overrides);
-        GroupRules {
-            max_attempts: over.max_attempts.unwrap_or(declared.max_attempts),
-            max_dead: over.max_dead.unwrap_or(declared.max_dead),
-            gap: over.gap.unwrap_or(declared.gap),
-            after_dead: match declared.after_dead {
-                AfterDead::Continue => AfterDead::Continue,
-                AfterDead::HoldKey => over.after_dead.unwrap_or(AfterDead::HoldKey),
-            },
-            ..declared.clone()
-        }
+        self.declared.under(&self.overrides)
     }
 
     fn apply(&mut self, change: GroupChange) {
